@@ -1,0 +1,8 @@
+//! Words that every module speaks: no behaviour that only one of them needs.
+
+pub mod client;
+pub mod ending;
+pub mod fault;
+pub mod reject;
+pub mod secret;
+pub mod units;

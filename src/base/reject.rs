@@ -1,0 +1,127 @@
+//! Every "no" the gateway says, in one table: status, stable code, sentence.
+
+use std::time::Duration;
+
+/// Why a request is refused, as the caller may know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RejectKind {
+    BadRequest,
+    NoRoute,
+    MethodNotAllowed,
+    OriginNotAllowed,
+    UpgradeNotAllowed,
+    BodyTooLarge,
+    HeadTooLarge,
+    TooManyWebSockets,
+    NoHealthyEndpoint,
+    QueueFull,
+    Draining,
+    ConnectFailed,
+    UpstreamFailed,
+    ConnectTimedOut,
+    FirstByteTimedOut,
+    IdleTimedOut,
+    TotalTimedOut,
+    BodyTimedOut,
+    Internal,
+}
+
+impl RejectKind {
+    /// Status, stable code, sentence: what the caller is told.
+    pub fn describe(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::BadRequest => (400, "bad_request", "the request cannot be understood"),
+            Self::NoRoute => (404, "no_route", "no route matches this request"),
+            Self::MethodNotAllowed => (
+                405,
+                "method_not_allowed",
+                "this path does not take this method",
+            ),
+            Self::OriginNotAllowed => (
+                403,
+                "origin_not_allowed",
+                "this origin may not open a WebSocket here",
+            ),
+            Self::UpgradeNotAllowed => (
+                403,
+                "upgrade_not_allowed",
+                "this route does not take WebSockets",
+            ),
+            Self::BodyTooLarge => (
+                413,
+                "body_too_large",
+                "the request body is larger than this route allows",
+            ),
+            Self::HeadTooLarge => (431, "head_too_large", "the request head is too large"),
+            Self::TooManyWebSockets => (
+                429,
+                "too_many_websockets",
+                "too many WebSockets are open; close one or try again later",
+            ),
+            Self::NoHealthyEndpoint => (503, "no_healthy_endpoint", "the service is not available"),
+            Self::QueueFull => (503, "queue_full", "the service is busy; try again later"),
+            Self::Draining => (503, "draining", "this instance is about to stop; try again"),
+            Self::ConnectFailed => (502, "connect_failed", "the service cannot be reached"),
+            Self::UpstreamFailed => (502, "upstream_failed", "the service broke off its answer"),
+            Self::ConnectTimedOut => (
+                504,
+                "connect_timed_out",
+                "the service did not accept the connection in time",
+            ),
+            Self::FirstByteTimedOut => (
+                504,
+                "first_byte_timed_out",
+                "the service did not begin to answer in time",
+            ),
+            Self::IdleTimedOut => (504, "idle_timed_out", "the service stopped answering"),
+            Self::TotalTimedOut => (
+                504,
+                "total_timed_out",
+                "the request took longer than this route allows",
+            ),
+            Self::BodyTimedOut => (
+                408,
+                "body_timed_out",
+                "the request body did not arrive in time",
+            ),
+            Self::Internal => (500, "internal", "the gateway failed; quote the request id"),
+        }
+    }
+
+    pub fn status(self) -> u16 {
+        self.describe().0
+    }
+
+    pub fn code(self) -> &'static str {
+        self.describe().1
+    }
+}
+
+/// A refusal: what the caller is told, and the truth for the log.
+#[derive(Debug, Clone)]
+pub struct Reject {
+    pub kind: RejectKind,
+    /// The cause, for the log only.
+    pub internal: String,
+    /// When to try again, sent as `Retry-After` (whole seconds, rounded up).
+    pub retry_after: Option<Duration>,
+    /// Methods the path does take, sent as `Allow` with 405.
+    pub allow: Option<String>,
+}
+
+impl RejectKind {
+    pub fn because(self, internal: impl ToString) -> Reject {
+        Reject {
+            kind: self,
+            internal: internal.to_string(),
+            retry_after: None,
+            allow: None,
+        }
+    }
+}
+
+impl From<RejectKind> for Reject {
+    fn from(kind: RejectKind) -> Self {
+        kind.because("")
+    }
+}

@@ -1,0 +1,308 @@
+//! Quantities as an operator writes them: `30s`, `16MiB`, `20%`, one or many.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+/// A length of time: `250ms`, `30s`, `10m`, `1h30m`, `7d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period(pub Duration);
+
+/// Milliseconds in each unit, the longest name first so that `ms` is not read as `m`.
+const PERIOD_UNITS: &[(&str, u64)] = &[
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
+
+impl Period {
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    pub const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut rest = text.trim();
+        let mut total_ms: u64 = 0;
+        if rest.is_empty() {
+            return None;
+        }
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+            let count: u64 = rest[..digits].parse().ok()?;
+            rest = &rest[digits..];
+            let (name, factor) = PERIOD_UNITS
+                .iter()
+                .find(|(name, _)| rest.starts_with(name))?;
+            total_ms = total_ms.checked_add(count.checked_mul(*factor)?)?;
+            rest = rest[name.len()..].trim_start();
+        }
+        Some(Self(Duration::from_millis(total_ms)))
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        if rest == 0 {
+            return f.write_str("0s");
+        }
+        for (name, factor) in PERIOD_UNITS.iter().rev().take(4).chain(&PERIOD_UNITS[..1]) {
+            if rest >= *factor {
+                write!(f, "{}{name}", rest / factor)?;
+                rest %= factor;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes: `512`, `32KiB`, `16MiB`, `10MB` (10^7), `1GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(pub u64);
+
+const BYTE_UNITS: &[(&str, u64)] = &[
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1_000),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+impl Bytes {
+    pub const fn mib(mib: u64) -> Self {
+        Self(mib << 20)
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        let count: u64 = text[..digits].parse().ok()?;
+        let unit = text[digits..].trim_start();
+        let factor = match unit {
+            "" => 1,
+            unit => BYTE_UNITS.iter().find(|(name, _)| *name == unit)?.1,
+        };
+        count.checked_mul(factor).map(Self)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match BYTE_UNITS[..3]
+            .iter()
+            .find(|(_, factor)| self.0 >= *factor && self.0 % factor == 0)
+        {
+            Some((name, factor)) => write!(f, "{}{name}", self.0 / factor),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// A share of a whole, 0 to 100: `20%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u8);
+
+impl Percent {
+    pub fn parse(text: &str) -> Option<Self> {
+        let share: u8 = text.trim().strip_suffix('%')?.trim().parse().ok()?;
+        (share <= 100).then_some(Self(share))
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+/// Reads a quantity from text (or, for bytes, a plain number), and writes it back the same way.
+macro_rules! written_as_text {
+    ($type:ident, $expects:literal, $pattern:literal) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl Visitor<'_> for Text {
+                    type Value = $type;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expects)
+                    }
+                    fn visit_str<E: Error>(self, text: &str) -> Result<$type, E> {
+                        $type::parse(text).ok_or_else(|| E::custom(format_args!("`{text}` is not {}", $expects)))
+                    }
+                    fn visit_u64<E: Error>(self, number: u64) -> Result<$type, E> {
+                        self.visit_str(&number.to_string())
+                    }
+                    fn visit_i64<E: Error>(self, number: i64) -> Result<$type, E> {
+                        self.visit_str(&number.to_string())
+                    }
+                }
+                deserializer.deserialize_any(Text)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": ["string", "integer"], "pattern": $pattern, "description": $expects })
+            }
+        }
+    };
+}
+
+written_as_text!(
+    Period,
+    "a length of time such as `250ms`, `30s` or `1h30m`",
+    r"^([0-9]+(ms|s|m|h|d)\s*)+$"
+);
+written_as_text!(
+    Bytes,
+    "a number of bytes such as `32KiB` or `16MiB`",
+    r"^[0-9]+\s*(GiB|MiB|KiB|GB|MB|kB|KB|B)?$"
+);
+written_as_text!(Percent, "a share such as `20%`", r"^[0-9]{1,3}\s*%$");
+
+/// One value or a list of them: `path: /a` or `path: [/a, /b]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> OneOrMany<T> {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.0.iter()
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
+            type Value = OneOrMany<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("one value or a list of them")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                T::deserialize(serde::de::value::StrDeserializer::new(text))
+                    .map(|one| OneOrMany(vec![one]))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(|one| OneOrMany(vec![one]))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMany)
+            }
+        }
+        deserializer.deserialize_any(Either(PhantomData))
+    }
+}
+
+impl<T: Serialize> Serialize for OneOrMany<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        format!("OneOrMany{}", T::schema_name()).into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_are_read_and_written_back() {
+        for (text, ms) in [
+            ("250ms", 250),
+            ("30s", 30_000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+            ("1m 30s", 90_000),
+        ] {
+            let period = Period::parse(text).expect(text);
+            assert_eq!(period, Period::millis(ms), "{text}");
+            assert_eq!(Period::parse(&period.to_string()), Some(period), "{text}");
+        }
+        for text in [
+            "",
+            "30",
+            "s",
+            "1.5s",
+            "-1s",
+            "30 parsecs",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
+            assert_eq!(Period::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_and_written_back() {
+        for (text, bytes) in [
+            ("512", 512),
+            ("32KiB", 32_768),
+            ("16 MiB", 16 << 20),
+            ("10MB", 10_000_000),
+        ] {
+            let parsed = Bytes::parse(text).expect(text);
+            assert_eq!(parsed, Bytes(bytes), "{text}");
+            assert_eq!(Bytes::parse(&parsed.to_string()), Some(parsed), "{text}");
+        }
+        for text in ["", "MiB", "1.5MiB", "-1", "16 mib", "99999999999999999999"] {
+            assert_eq!(Bytes::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_never_exceeds_the_whole() {
+        assert_eq!(Percent::parse("20%"), Some(Percent(20)));
+        for text in ["20", "101%", "-1%", "%"] {
+            assert_eq!(Percent::parse(text), None, "{text}");
+        }
+    }
+}

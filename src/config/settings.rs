@@ -1,0 +1,71 @@
+//! The whole document as it is written; each section is owned by the stage it configures.
+
+use crate::base::units::Period;
+use crate::stage::{listen, route, upstream};
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// The configuration of `OneMind` Gateway.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The process itself.
+    pub server: ServerSettings,
+    /// Health, metrics and status for operators; keep it off the public network.
+    pub admin: AdminSettings,
+    /// Where callers connect, by name.
+    pub listeners: BTreeMap<String, listen::settings::Settings>,
+    /// Where requests can go, by name.
+    pub pools: BTreeMap<String, upstream::settings::Settings>,
+    /// What goes where, by name.
+    pub routes: BTreeMap<String, route::settings::Settings>,
+}
+
+/// The process itself.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerSettings {
+    /// Worker threads. Absent: one for each processor. Takes effect at start.
+    pub threads: Option<usize>,
+    /// Networks of proxies before us, whose `X-Forwarded-*`, `Forwarded`, `X-Request-Id`,
+    /// `traceparent` and PROXY headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// One JSON line for each request: `stdout` (default), `off`, or the path of a file.
+    pub access_log: String,
+    /// On SIGTERM: not ready at once, but go on accepting for this long. Default `5s`.
+    pub drain_delay: Period,
+    /// On SIGTERM: leave after this, finished or not. Default `30s`.
+    pub drain_deadline: Period,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            trusted_proxies: Vec::new(),
+            access_log: "stdout".to_owned(),
+            drain_delay: Period::seconds(5),
+            drain_deadline: Period::seconds(30),
+        }
+    }
+}
+
+/// The admin listener.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminSettings {
+    /// Default `127.0.0.1:9090`. Takes effect at start.
+    #[schemars(with = "String")]
+    pub address: SocketAddr,
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 9090)),
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! `OneMind` Gateway: one binary between the callers and everything behind it.
+//!
+//! The life of a request, in the order of the modules below:
+//! a connection is accepted (`stage::listen`), its head is matched to a route
+//! (`stage::route`), an endpoint is picked and tried (`stage::upstream`), the
+//! answer streams back, and `gateway::finish` counts and logs how it ended.
+//! `gateway/hooks.rs` is the table of contents.
+
+pub mod gateway;
+pub mod stage;
+pub mod admin;
+pub mod snapshot;
+pub mod config;
+pub mod observe;
+pub mod base;
+pub mod server;

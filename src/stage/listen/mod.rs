@@ -1,0 +1,3 @@
+//! Where from: sockets, TLS, the PROXY protocol, and who is really calling.
+
+pub mod settings;

@@ -1,0 +1,5 @@
+//! One folder for each step of a request; the steps never use each other.
+
+pub mod listen;
+pub mod route;
+pub mod upstream;

@@ -1,0 +1,3 @@
+//! Which: from a request head to the route that serves it.
+
+pub mod settings;

@@ -1,0 +1,186 @@
+//! A route as it is written: what it matches, and what is done with it.
+
+use crate::base::units::{Bytes, OneOrMany, Period};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What a route matches and what happens then. Of all routes that match, the most
+/// specific one wins: exact host before wildcard before any; exact path before
+/// pattern before the longest prefix; then the one that asks for more (method, headers).
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Host names: `example.com`, or `*.example.com` for every name below it. Empty: any host.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub host: OneOrMany<String>,
+    /// Paths: `/health` is exact, `/api/*` is `/api` and all below it, `/users/{id}/posts`
+    /// takes one segment for each name in braces.
+    pub path: OneOrMany<String>,
+    /// Methods such as `GET`; `GET` also takes `HEAD`. Empty: any method.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub method: OneOrMany<String>,
+    /// Headers that must be present with this value; `*` takes any value.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Names of the listeners that serve this route. Empty: all of them.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub listener: OneOrMany<String>,
+
+    /// Forward to this pool. Give exactly one of `pool`, `redirect`, `respond`.
+    pub pool: Option<String>,
+    /// Answer with a redirect.
+    pub redirect: Option<Redirect>,
+    /// Answer with a fixed response.
+    pub respond: Option<Respond>,
+
+    /// Remove this from the front of the path before forwarding: `/api`.
+    pub strip_prefix: Option<String>,
+    /// Forward with this path instead. `{name}` stands for a segment of the pattern, `{*}` for what `*` matched.
+    pub rewrite_path: Option<String>,
+    /// Send this `Host` to the endpoint. Absent: the caller's own.
+    pub host_header: Option<String>,
+    /// Change the headers of the request on its way to the endpoint.
+    pub request_headers: HeaderRules,
+    /// Change the headers of the answer on its way to the caller.
+    pub response_headers: HeaderRules,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// The largest request body taken (413 beyond it). Default `16MiB`.
+    pub body_max: Bytes,
+    /// WebSockets through this route.
+    pub websocket: WebSocket,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            host: OneOrMany::default(),
+            path: OneOrMany(vec!["/*".to_owned()]),
+            method: OneOrMany::default(),
+            headers: BTreeMap::new(),
+            listener: OneOrMany::default(),
+            pool: None,
+            redirect: None,
+            respond: None,
+            strip_prefix: None,
+            rewrite_path: None,
+            host_header: None,
+            request_headers: HeaderRules::default(),
+            response_headers: HeaderRules::default(),
+            timeouts: Timeouts::default(),
+            body_max: Bytes::mib(16),
+            websocket: WebSocket::default(),
+        }
+    }
+}
+
+/// A redirect.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// Where to: an absolute URL or a path. `{name}` and `{*}` as in `rewrite_path`, `{host}` is the host asked for.
+    pub to: String,
+    /// 301, 302, 303, 307 or 308. Default 308, which keeps method and body.
+    #[serde(default = "permanent")]
+    pub status: u16,
+}
+
+fn permanent() -> u16 {
+    308
+}
+
+/// A fixed answer.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// 200 to 599. Default 200.
+    #[serde(default = "ok")]
+    pub status: u16,
+    /// The body; empty when absent.
+    #[serde(default)]
+    pub body: String,
+    /// Default `text/plain; charset=utf-8`.
+    #[serde(default = "plain_text")]
+    pub content_type: String,
+}
+
+fn ok() -> u16 {
+    200
+}
+
+fn plain_text() -> String {
+    "text/plain; charset=utf-8".to_owned()
+}
+
+/// Headers to set and to remove; removal comes first.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeaderRules {
+    /// Set to this value, replacing what was there.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, String>,
+    /// Remove.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub remove: OneOrMany<String>,
+}
+
+impl HeaderRules {
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// Time limits of a request; each of them ends it with 504 (or a cut, once the answer has begun).
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// To connect to an endpoint, TLS included. Default `5s`.
+    pub connect: Period,
+    /// From the request sent to the first byte of the answer. Default `60s`.
+    pub first_byte: Period,
+    /// Between two reads or writes of a body. Default `60s`.
+    pub idle: Period,
+    /// For everything, retries and waits included; not for WebSockets. Default `1h`.
+    pub total: Period,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Period::seconds(5),
+            first_byte: Period::seconds(60),
+            idle: Period::seconds(60),
+            total: Period::seconds(3600),
+        }
+    }
+}
+
+/// How WebSockets pass through a route.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebSocket {
+    /// Whether upgrades are taken at all. Default `true`.
+    pub enabled: bool,
+    /// Silence in both directions after which a tunnel is closed. Default `10m`.
+    pub idle: Period,
+    /// Values of `Origin` that may open one, such as `https://app.example.com`. Empty: any.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub origins: OneOrMany<String>,
+    /// Open at once through this route, in total. Default 10000.
+    pub max: u32,
+    /// Open at once by one user (until a caller is identified: one address, IPv6 by /64). Default 100.
+    pub max_per_user: u32,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            idle: Period::seconds(600),
+            origins: OneOrMany::default(),
+            max: 10_000,
+            max_per_user: 100,
+        }
+    }
+}

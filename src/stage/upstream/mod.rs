@@ -1,0 +1,5 @@
+//! Where to: pools of endpoints, who of them is well, and who takes this request.
+
+pub mod endpoint;
+pub mod health;
+pub mod settings;
