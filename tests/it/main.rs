@@ -16,6 +16,7 @@ mod harness;
 mod body;
 mod cli;
 mod examples;
+mod exchange;
 mod failover;
 mod forwarded;
 mod health;

@@ -4,8 +4,9 @@ use super::certs::{Authority, Leaf};
 use super::gateway::Gateway;
 use super::in_time;
 use super::wire::{Io, Wire, content_length, is_chunked, values};
-use rustls::ClientConfig;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,10 +54,20 @@ impl Answer {
         assert_eq!(self.status, status, "{} {}", self.head, self.text());
         let body = self.json();
         assert_eq!(body["code"], code, "{body}");
-        assert!(body["message"].as_str().is_some_and(|m| !m.is_empty()), "{body}");
-        assert!(body["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{body}");
+        assert!(
+            body["message"].as_str().is_some_and(|m| !m.is_empty()),
+            "{body}"
+        );
+        assert!(
+            body["request_id"].as_str().is_some_and(|id| !id.is_empty()),
+            "{body}"
+        );
         let content_type = self.header("content-type").unwrap_or_default();
-        assert!(content_type.starts_with("application/json"), "{}", self.head);
+        assert!(
+            content_type.starts_with("application/json"),
+            "{}",
+            self.head
+        );
         assert!(self.complete);
     }
 }
@@ -64,6 +75,7 @@ impl Answer {
 /// How to speak TLS: whom to trust, which name to ask for, what to offer.
 pub struct Tls {
     config: ClientConfig,
+    roots: RootCertStore,
     name: String,
 }
 
@@ -74,6 +86,7 @@ impl Tls {
             .with_no_client_auth();
         Self {
             config,
+            roots: authority.roots(),
             name: name.to_owned(),
         }
     }
@@ -85,6 +98,7 @@ impl Tls {
             .unwrap();
         Self {
             config,
+            roots: authority.roots(),
             name: name.to_owned(),
         }
     }
@@ -95,6 +109,21 @@ impl Tls {
 
     pub fn offering(mut self, alpn: &[&[u8]]) -> Self {
         self.config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        self
+    }
+
+    /// Takes any certificate: for tests that look at it themselves.
+    pub fn unverified(mut self) -> Self {
+        let verifier = Arc::new(AnyCertificate);
+        self.config.dangerous().set_certificate_verifier(verifier);
+        self
+    }
+
+    pub fn only_tls12(mut self) -> Self {
+        let roots = self.roots.clone();
+        self.config = ClientConfig::builder_with_protocol_versions(&[&rustls::version::TLS12])
+            .with_root_certificates(roots)
+            .with_no_client_auth();
         self
     }
 
@@ -114,6 +143,47 @@ impl Tls {
             certificate: session.peer_certificates().unwrap()[0].clone(),
             io: Box::new(stream),
         })
+    }
+}
+
+/// Believes any certificate, so that a test can read which one was shown.
+#[derive(Debug)]
+struct AnyCertificate;
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -246,7 +316,10 @@ impl Client {
 
     fn head(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> String {
         let mut head = format!("{method} {target} HTTP/1.1\r\n");
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        if !headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("host"))
+        {
             let _ = write!(head, "host: {}\r\n", self.host);
         }
         for (name, value) in headers {
@@ -274,6 +347,17 @@ impl Client {
     /// The next answer.
     pub async fn answer(&mut self) -> Answer {
         self.read_answer(false).await.expect("an answer")
+    }
+
+    /// The next head, be it of an informational answer.
+    pub async fn raw_head(&mut self) -> String {
+        let head = in_time("a head", self.wire.head()).await;
+        head.expect("a head").expect("not the end")
+    }
+
+    /// The next line of whatever comes.
+    pub async fn raw_line(&mut self) -> String {
+        in_time("a line", self.wire.line()).await.expect("a line")
     }
 
     pub async fn read_answer(&mut self, to_head: bool) -> std::io::Result<Answer> {
@@ -310,7 +394,10 @@ impl Client {
         let body = &mut answer.body;
         let mut sink = |part: &[u8]| body.extend_from_slice(part);
         let read = if is_chunked(&answer.head) {
-            self.wire.chunked(&mut sink).await.map(|trailers| answer.trailers = trailers)
+            self.wire
+                .chunked(&mut sink)
+                .await
+                .map(|trailers| answer.trailers = trailers)
         } else if let Some(length) = content_length(&answer.head) {
             self.wire.fixed(length, &mut sink).await
         } else {

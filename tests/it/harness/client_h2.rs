@@ -48,7 +48,16 @@ impl ClientH2 {
         Self::over(gateway, Box::new(stream), "http://test".to_owned()).await
     }
 
+    /// To anything else, such as an upstream; nothing is counted.
+    pub async fn direct(io: Box<dyn Io>) -> Self {
+        Self::begin(Arc::default(), io, "http://test".to_owned()).await
+    }
+
     async fn over(gateway: &Gateway, io: Box<dyn Io>, origin: String) -> Self {
+        Self::begin(gateway.sent(), io, origin).await
+    }
+
+    async fn begin(sent: Arc<AtomicU64>, io: Box<dyn Io>, origin: String) -> Self {
         let handshake = h2::client::Builder::new()
             .initial_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
@@ -59,17 +68,19 @@ impl ClientH2 {
             connection: tokio::spawn(async move {
                 let _ = connection.await;
             }),
-            sent: gateway.sent(),
+            sent,
             origin,
         }
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        self.request("GET", path, &[], &[], None).await.expect("an answer")
+        let answer = self.request("GET", path, &[], &[]).await;
+        answer.expect("an answer")
     }
 
     pub async fn post(&self, path: &str, body: &[u8]) -> Answer {
-        self.request("POST", path, &[], body, None).await.expect("an answer")
+        let answer = self.request("POST", path, &[], body).await;
+        answer.expect("an answer")
     }
 
     pub async fn request(
@@ -78,15 +89,40 @@ impl ClientH2 {
         path: &str,
         headers: &[(&str, &str)],
         body: &[u8],
-        trailers: Option<HeaderMap>,
     ) -> Result<Answer, h2::Error> {
+        let request = self.head(method, path, headers);
+        self.begin_exchange(request, body, None).await
+    }
+
+    /// A POST whose body is followed by trailers.
+    pub async fn post_with_trailers(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        trailers: HeaderMap,
+    ) -> Answer {
+        let request = self.head("POST", path, headers);
+        let answer = self.begin_exchange(request, body, Some(trailers)).await;
+        answer.expect("an answer")
+    }
+
+    fn head(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Request<()> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.origin));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(()).unwrap();
+        request.body(()).unwrap()
+    }
+
+    async fn begin_exchange(
+        &self,
+        request: Request<()>,
+        body: &[u8],
+        trailers: Option<HeaderMap>,
+    ) -> Result<Answer, h2::Error> {
         self.sent.fetch_add(1, SeqCst);
         in_time("an answer over h2", self.exchange(request, body, trailers)).await
     }

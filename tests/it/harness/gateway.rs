@@ -2,10 +2,11 @@
 
 use super::client::{Answer, Client};
 use super::ports::Port;
+use super::ws::WebSocket;
 use super::{DEADLINE, eventually};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -79,6 +80,12 @@ impl Gateway {
         gateway
     }
 
+    /// One route for everything, to the pool `app` of these endpoints. `pool` and `route` are further
+    /// lines of either; active health checks are off unless `pool` says otherwise.
+    pub async fn of(endpoints: &[&dyn Display], pool: &str, route: &str) -> Self {
+        Self::start(&app(endpoints, pool, route), &[]).await
+    }
+
     fn listen(&mut self) {
         let child = self.child.get_mut().unwrap();
         let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -100,9 +107,8 @@ impl Gateway {
 
     async fn wait_ready(&self) {
         eventually("the gateway is ready", async || {
-            if let Some(status) = self.child.lock().unwrap().try_wait().unwrap() {
-                panic!("left at once: {status}\n{}", self.errors());
-            }
+            let left = self.child.lock().unwrap().try_wait().unwrap();
+            assert!(left.is_none(), "left at once: {left:?}\n{}", self.errors());
             (self.ready().await == Some(200)).then_some(())
         })
         .await;
@@ -138,6 +144,11 @@ impl Gateway {
 
     pub(super) fn sent(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.sent)
+    }
+
+    /// Requests that were sent so far.
+    pub fn count_sent(&self) -> u64 {
+        self.sent.load(SeqCst)
     }
 
     /// One request on a connection of its own.
@@ -212,6 +223,12 @@ impl Gateway {
         line
     }
 
+    /// Closes the tunnels, without which their requests have no access lines yet, and then as `settled`.
+    pub async fn settled_after_tunnels(&self, tunnels: Vec<WebSocket>) {
+        drop(tunnels);
+        self.settled().await;
+    }
+
     /// Every request sent has one access line with a known ending, and the counters agree.
     pub async fn settled(&self) {
         let sent = self.sent.load(SeqCst);
@@ -224,15 +241,27 @@ impl Gateway {
             (counted >= sent as f64).then_some(counted)
         })
         .await;
-        let unknown = self.metric("onemind_requests_ended_total{ending=\"unknown\"}").await;
-        assert!(unknown.abs() < 0.5, "{unknown} requests ended nobody knows how");
+        let unknown = self
+            .metric("onemind_requests_ended_total{ending=\"unknown\"}")
+            .await;
+        assert!(
+            unknown.abs() < 0.5,
+            "{unknown} requests ended nobody knows how"
+        );
         let lines = self.access_log();
         for line in &lines {
             let ending = line["ending"].as_str().unwrap_or_default();
             assert!(ENDINGS.contains(&ending), "ending {ending:?} of {line}");
         }
-        assert_eq!(lines.len() as u64, sent, "one access line for each request: {lines:#?}");
-        assert!((counted - sent as f64).abs() < 0.5, "{counted} counted of {sent}");
+        assert_eq!(
+            lines.len() as u64,
+            sent,
+            "one access line for each request: {lines:#?}"
+        );
+        assert!(
+            (counted - sent as f64).abs() < 0.5,
+            "{counted} counted of {sent}"
+        );
     }
 
     /// What it wrote to standard error.
@@ -244,7 +273,11 @@ impl Gateway {
     pub fn write(&self, yaml: &str, names: Names<'_>) {
         let mut all: Vec<(&str, &dyn Display)> = names.to_vec();
         let known: Vec<_> = self.ports.iter().collect();
-        all.extend(known.iter().map(|(name, port)| (name.as_str(), *port as &dyn Display)));
+        all.extend(
+            known
+                .iter()
+                .map(|(name, port)| (name.as_str(), *port as &dyn Display)),
+        );
         let text = fill(&with_defaults(yaml), &all, &self.dir, &mut BTreeMap::new());
         std::fs::write(self.path("new.yaml"), text).unwrap();
         std::fs::rename(self.path("new.yaml"), self.path("gateway.yaml")).unwrap();
@@ -262,7 +295,9 @@ impl Gateway {
     }
 
     pub async fn revision(&self) -> u64 {
-        self.status().await["revision"].as_u64().expect("a revision")
+        self.status().await["revision"]
+            .as_u64()
+            .expect("a revision")
     }
 
     /// Sends a signal by its short name: `TERM`, `HUP`.
@@ -301,9 +336,31 @@ impl Drop for Gateway {
             let last: Vec<String> = lines.iter().rev().take(10).map(Value::to_string).collect();
             let errors = self.errors.lock().unwrap();
             let errors: String = errors.chars().take(8_000).collect();
-            eprintln!("--- gateway said:\n{errors}--- last access lines:\n{}", last.join("\n"));
+            eprintln!(
+                "--- gateway said:\n{errors}--- last access lines:\n{}",
+                last.join("\n")
+            );
         }
     }
+}
+
+/// The document of `Gateway::of`.
+pub fn app(endpoints: &[&dyn Display], pool: &str, route: &str) -> String {
+    let quoted: Vec<String> = endpoints.iter().map(|one| format!("'{one}'")).collect();
+    let mut text = format!("pools:\n  app:\n    endpoints: [{}]\n", quoted.join(", "));
+    let off = if pool.contains("health:") {
+        ""
+    } else {
+        "health: { check: off }"
+    };
+    for line in pool.lines().chain([off]) {
+        let _ = writeln!(text, "    {}", line.trim());
+    }
+    text.push_str("routes:\n  all:\n    pool: app\n");
+    for line in route.lines() {
+        let _ = writeln!(text, "    {}", line.trim());
+    }
+    text
 }
 
 fn spawn(dir: &TempDir) -> Child {
@@ -361,12 +418,7 @@ fn with_defaults(yaml: &str) -> String {
     text
 }
 
-fn fill(
-    yaml: &str,
-    names: Names<'_>,
-    dir: &TempDir,
-    ports: &mut BTreeMap<String, Port>,
-) -> String {
+fn fill(yaml: &str, names: Names<'_>, dir: &TempDir, ports: &mut BTreeMap<String, Port>) -> String {
     let mut text = String::new();
     let mut rest = yaml;
     while let Some((before, after)) = rest.split_once("{{") {

@@ -18,10 +18,10 @@ mod ws;
 pub use certs::Authority;
 pub use client::{Answer, Client, Tls};
 pub use client_h2::ClientH2;
-pub use gateway::{Gateway, finish};
+pub use gateway::{Gateway, app, finish};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
-pub use reply::{Act, Reply, Seen};
+pub use reply::{Reply, Seen};
 pub use upstream::Upstream;
 pub use upstream_h2::{ReplyH2, UpstreamH2, map_of};
 pub use ws::WebSocket;
@@ -43,10 +43,7 @@ pub async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// Asks again and again until there is an answer.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut ask: impl FnMut() -> F,
-) -> T {
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(value) = ask().await {

@@ -39,7 +39,7 @@ pub struct Upstream {
 }
 
 struct Shared {
-    script: Mutex<Script>,
+    script: Script,
     tls: Option<TlsAcceptor>,
     health: Mutex<(u16, String)>,
     health_seen: AtomicUsize,
@@ -50,6 +50,8 @@ struct Shared {
     idle_close_ms: Mutex<Option<Range<u64>>>,
     /// Call the script once the head is read, and leave the body on the wire.
     before_body: AtomicBool,
+    /// Close a used connection when the head of another request arrives, as if it had just been closed.
+    drops_reused: AtomicBool,
 }
 
 impl Upstream {
@@ -85,7 +87,7 @@ impl Upstream {
 
     async fn at(place: Place, tls: Option<TlsAcceptor>, script: Script) -> Self {
         let shared = Shared {
-            script: Mutex::new(script),
+            script,
             tls,
             health: Mutex::new((200, "ok".to_owned())),
             health_seen: AtomicUsize::new(0),
@@ -94,6 +96,7 @@ impl Upstream {
             seen: Mutex::new(Vec::new()),
             idle_close_ms: Mutex::new(None),
             before_body: AtomicBool::new(false),
+            drops_reused: AtomicBool::new(false),
         };
         let upstream = Self {
             place,
@@ -129,11 +132,10 @@ impl Upstream {
             let _ = task.await;
         }
         // Connections are dropped by their own tasks, a moment later.
-        eventually("connections close", async || (self.open() == 0).then_some(())).await;
-    }
-
-    pub fn now_replies(&self, script: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
-        *self.shared.script.lock().unwrap() = Arc::new(script);
+        eventually("connections close", async || {
+            (self.open() == 0).then_some(())
+        })
+        .await;
     }
 
     /// What `/health` answers from now on.
@@ -147,6 +149,11 @@ impl Upstream {
 
     pub fn close_idle_after_ms(&self, range: Range<u64>) {
         *self.shared.idle_close_ms.lock().unwrap() = Some(range);
+    }
+
+    /// From now on each connection serves one request and breaks under the second.
+    pub fn drops_reused(&self) {
+        self.shared.drops_reused.store(true, SeqCst);
     }
 
     pub fn replies_before_the_body(&self) {
@@ -266,11 +273,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    fn new(
-        shared: Arc<Shared>,
-        io: Box<dyn Io>,
-        handle: Option<std::net::TcpStream>,
-    ) -> Self {
+    fn new(shared: Arc<Shared>, io: Box<dyn Io>, handle: Option<std::net::TcpStream>) -> Self {
         shared.open.fetch_add(1, SeqCst);
         let number = shared.connections.fetch_add(1, SeqCst);
         Self {
@@ -295,6 +298,9 @@ impl Connection {
                     return;
                 }
                 continue;
+            }
+            if nth_on_connection > 0 && self.shared.drops_reused.load(SeqCst) {
+                return;
             }
             let Some(seen) = self.read_body(head, nth_on_connection).await else {
                 return;
@@ -325,7 +331,7 @@ impl Connection {
         let mut all = self.shared.seen.lock().unwrap();
         seen.nth = all.len();
         all.push(seen.clone());
-        (seen, Arc::clone(&self.shared.script.lock().unwrap()))
+        (seen, Arc::clone(&self.shared.script))
     }
 
     async fn read_body(&mut self, head: String, nth_on_connection: usize) -> Option<Seen> {
@@ -397,7 +403,10 @@ impl Connection {
             mine.map(|seen| seen.head.clone()).unwrap_or_default()
         };
         let Some(key) = values(&head, "sec-websocket-key").first().copied() else {
-            let _ = self.wire().send(b"HTTP/1.1 400 No\r\ncontent-length: 0\r\n\r\n").await;
+            let _ = self
+                .wire()
+                .send(b"HTTP/1.1 400 No\r\ncontent-length: 0\r\n\r\n")
+                .await;
             return;
         };
         let accept = derive_accept_key(key.as_bytes());
@@ -409,7 +418,8 @@ impl Connection {
         }
         let wire = self.wire.as_mut().expect("taken only at the end");
         let rest = wire.unused().to_vec();
-        let mut socket = WebSocketStream::from_partially_read(&mut wire.io, rest, Role::Server, None).await;
+        let mut socket =
+            WebSocketStream::from_partially_read(&mut wire.io, rest, Role::Server, None).await;
         let _ = socket.send(Message::text(name)).await;
         while let Some(Ok(message)) = socket.next().await {
             if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {

@@ -12,7 +12,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -66,6 +66,8 @@ struct Shared {
     tls: Option<TlsAcceptor>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
+    /// Refuse every second stream of a connection before its body is read.
+    refuses_second: AtomicBool,
 }
 
 impl UpstreamH2 {
@@ -91,6 +93,7 @@ impl UpstreamH2 {
             tls,
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
+            refuses_second: AtomicBool::new(false),
         });
         let running = tokio::spawn(accept(Arc::clone(&shared), listener));
         Self {
@@ -100,16 +103,17 @@ impl UpstreamH2 {
         }
     }
 
+    /// From now on every second stream is refused as not processed (`REFUSED_STREAM`).
+    pub fn refuses_every_second(&self) {
+        self.shared.refuses_second.store(true, SeqCst);
+    }
+
     pub fn connections(&self) -> usize {
         self.shared.connections.load(SeqCst)
     }
 
     pub fn count(&self) -> usize {
         self.shared.seen.lock().unwrap().len()
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port.number()
     }
 
     pub async fn last(&self) -> Seen {
@@ -200,6 +204,10 @@ async fn stream(
         respond.send_response(response, true).ok()?;
         return None;
     }
+    if nth_on_connection % 2 == 1 && shared.refuses_second.load(SeqCst) {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        return None;
+    }
     let mut seen = read_body(body, head).await?;
     (seen.connection, seen.nth_on_connection) = (connection, nth_on_connection);
     {
@@ -216,7 +224,9 @@ async fn stream(
     for (name, value) in &reply.headers {
         response = response.header(*name, value);
     }
-    let mut stream = respond.send_response(response.body(()).unwrap(), false).ok()?;
+    let mut stream = respond
+        .send_response(response.body(()).unwrap(), false)
+        .ok()?;
     if let Some(reason) = reply.cut {
         let _ = stream.send_data(reply.body, false);
         // The body has to leave first: a reset overtakes what still waits in the queue.
@@ -253,7 +263,10 @@ async fn read_body(mut body: RecvStream, head: String) -> Option<Seen> {
 }
 
 fn written_out(parts: &http::request::Parts) -> String {
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = parts
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
     let mut head = format!("{} {target} HTTP/2\r\n", parts.method);
     if let Some(authority) = parts.uri.authority() {
         head.push_str(&format!(":authority: {authority}\r\nhost: {authority}\r\n"));
@@ -270,6 +283,11 @@ fn written_out(parts: &http::request::Parts) -> String {
 pub fn map_of(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
     pairs
         .iter()
-        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        })
         .collect()
 }

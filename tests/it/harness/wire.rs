@@ -100,7 +100,8 @@ impl Wire {
         &self.buffer
     }
 
-    async fn line(&mut self) -> Result<String> {
+    /// The next line, without its end.
+    pub async fn line(&mut self) -> Result<String> {
         loop {
             if let Some(at) = find(&self.buffer, b"\r\n") {
                 let line = self.buffer.split_to(at + 2);

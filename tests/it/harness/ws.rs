@@ -83,7 +83,9 @@ impl WebSocket {
     }
 
     pub async fn send(&mut self, text: &str) {
-        in_time("send", self.socket.send(Message::text(text))).await.unwrap();
+        in_time("send", self.socket.send(Message::text(text)))
+            .await
+            .unwrap();
     }
 
     /// The next message; none when the tunnel has ended.
