@@ -97,7 +97,7 @@ fn each_fault_has_its_row() {
             GOOD.replace("routes:", "routes:\n  all: { pool: app }"),
             "all",
         ),
-        ("not YAML", GOOD.replace("]", ""), "gateway.yaml"),
+        ("not YAML", GOOD.replace(']', ""), "gateway.yaml"),
         (
             "bad period",
             GOOD.replace(

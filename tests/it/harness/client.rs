@@ -401,7 +401,7 @@ impl Client {
         } else if let Some(length) = content_length(&answer.head) {
             self.wire.fixed(length, &mut sink).await
         } else {
-            self.wire.to_end(&mut sink).await
+            self.wire.until_end(&mut sink).await
         };
         answer.complete = read.is_ok();
     }
@@ -409,7 +409,7 @@ impl Client {
     /// Whether the gateway closes the connection without another byte.
     pub async fn is_closed(&mut self) -> bool {
         let mut rest = 0;
-        let _ = in_time("close", self.wire.to_end(&mut |part| rest += part.len())).await;
+        let _ = in_time("close", self.wire.until_end(&mut |part| rest += part.len())).await;
         rest == 0
     }
 

@@ -26,6 +26,7 @@ pub use upstream::Upstream;
 pub use upstream_h2::{ReplyH2, UpstreamH2, map_of};
 pub use ws::WebSocket;
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -36,10 +37,8 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// Runs `work` and fails the test when it does not end in time.
 pub async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, work).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: not done within {DEADLINE:?}"),
-    }
+    let done = tokio::time::timeout(DEADLINE, work).await;
+    done.unwrap_or_else(|_| panic!("{what}: not done within {DEADLINE:?}"))
 }
 
 /// Asks again and again until there is an answer.
@@ -68,7 +67,10 @@ pub fn hash(body: &[u8]) -> String {
 }
 
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// A body that differs at every place, so that a lost, doubled or moved part is seen.

@@ -1,6 +1,7 @@
 //! What a scripted upstream saw, and what it is told to do about it.
 
 use bytes::Bytes;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -88,7 +89,7 @@ impl Reply {
         let body = body.into();
         let mut head = head(status, headers);
         if !matches!(status, 204 | 304) {
-            head.push_str(&format!("content-length: {}\r\n", body.len()));
+            let _ = write!(head, "content-length: {}\r\n", body.len());
         }
         head.push_str("\r\n");
         Self::raw(head).send(body)
@@ -172,7 +173,7 @@ impl Reply {
 fn head(status: u16, headers: &[(&str, &str)]) -> String {
     let mut head = format!("HTTP/1.1 {status} Scripted\r\n");
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        let _ = write!(head, "{name}: {value}\r\n");
     }
     head
 }

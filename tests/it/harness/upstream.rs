@@ -209,7 +209,8 @@ impl fmt::Display for Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        if let Some(task) = self.running.lock().unwrap().take() {
+        let task = self.running.lock().unwrap().take();
+        if let Some(task) = task {
             task.abort();
         }
     }
@@ -384,7 +385,7 @@ impl Connection {
                     return false;
                 }
                 Act::Silence => {
-                    let _ = self.wire().to_end(&mut |_| {}).await;
+                    let _ = self.wire().until_end(&mut |_| {}).await;
                     return false;
                 }
                 Act::Echo(name) => {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -269,7 +269,7 @@ fn written_out(parts: &http::request::Parts) -> String {
         .map_or("/", |target| target.as_str());
     let mut head = format!("{} {target} HTTP/2\r\n", parts.method);
     if let Some(authority) = parts.uri.authority() {
-        head.push_str(&format!(":authority: {authority}\r\nhost: {authority}\r\n"));
+        let _ = write!(head, ":authority: {authority}\r\nhost: {authority}\r\n");
     }
     for line in lines_of(&parts.headers) {
         if !line.starts_with("host:") || parts.uri.authority().is_none() {

@@ -80,7 +80,7 @@ impl Wire {
     }
 
     /// Everything until the peer closes.
-    pub async fn to_end(&mut self, sink: &mut impl FnMut(&[u8])) -> Result<()> {
+    pub async fn until_end(&mut self, sink: &mut impl FnMut(&[u8])) -> Result<()> {
         loop {
             sink(&self.buffer);
             self.buffer.clear();
