@@ -3,3 +3,4 @@
 pub mod endpoint;
 pub mod health;
 pub mod settings;
+pub mod socket;
