@@ -34,6 +34,8 @@ pub struct Silence {
     limit_ms: AtomicU64,
     last_ms: AtomicU64,
     until_ms: AtomicU64,
+    /// Counts the attempts that held this connection.
+    turn: AtomicU64,
 }
 
 impl Silence {
@@ -43,7 +45,13 @@ impl Silence {
             limit_ms: AtomicU64::new(0),
             last_ms: AtomicU64::new(0),
             until_ms: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
         }
+    }
+
+    /// A new attempt holds the connection; its number is needed to [`lift`](Self::lift) its limits.
+    pub fn begin(&self) -> u64 {
+        self.turn.fetch_add(1, Relaxed) + 1
     }
 
     /// From now on at most `limit` without a byte in either direction, and nothing at all after `until`.
@@ -54,10 +62,12 @@ impl Silence {
         self.limit_ms.store(millis(limit).max(1), Relaxed);
     }
 
-    /// No limit: the connection rests in the pool.
-    pub fn lift(&self) {
-        self.limit_ms.store(0, Relaxed);
-        self.until_ms.store(0, Relaxed);
+    /// No limit any more: the connection rests in the pool, unless the next attempt has it already.
+    pub fn lift(&self, turn: u64) {
+        if self.turn.load(Relaxed) == turn {
+            self.limit_ms.store(0, Relaxed);
+            self.until_ms.store(0, Relaxed);
+        }
     }
 
     fn heard(&self) {
