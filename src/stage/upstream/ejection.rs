@@ -221,7 +221,7 @@ fn end_of(settings: &EjectionSettings, times: u32, (at, random): (u64, f64)) -> 
         .0
         .saturating_mul(doubled)
         .min(settings.max.0)
-        .min(Duration::from_secs(365 * 86_400))
+        .min(Duration::from_hours(365 * 24))
         .mul_f64(1.0 - 0.1 * random.clamp(0.0, 1.0));
     let ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
     at.saturating_add(ms).saturating_add(1) & !TRIAL

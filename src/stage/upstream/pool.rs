@@ -331,7 +331,7 @@ impl Pool {
             .0
             .saturating_mul(health.healthy_after.max(1));
         Unavailable::NoHealthyEndpoint {
-            retry_after: probes.clamp(Duration::from_secs(1), Duration::from_secs(60)),
+            retry_after: probes.clamp(Duration::from_secs(1), Duration::from_mins(1)),
         }
     }
 

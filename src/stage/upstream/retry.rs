@@ -107,7 +107,7 @@ pub fn backoff(attempts_made: u32, base: Duration, random: f64) -> Duration {
 }
 
 /// Seconds that the budget looks back.
-const WINDOW: u64 = 10;
+const WINDOW: usize = 10;
 
 /// How many retries a pool may bear: a share of its requests in the last 10 s, and a few in any
 /// second. Without it, three layers with three attempts each make 27 requests of one.
@@ -117,9 +117,9 @@ pub struct Budget {
     per_second_min: u32,
     born: Instant,
     /// One a second: the second in the upper half, requests in the lower.
-    requests: [AtomicU64; WINDOW as usize],
+    requests: [AtomicU64; WINDOW],
     /// Rare, so a lock will do, and makes the limit exact: second and retries.
-    retries: Mutex<[(u64, u32); WINDOW as usize]>,
+    retries: Mutex<[(u64, u32); WINDOW]>,
 }
 
 impl Budget {
@@ -197,7 +197,7 @@ impl Budget {
 }
 
 fn place(second: u64) -> usize {
-    usize::try_from(second % WINDOW).unwrap_or(0)
+    usize::try_from(second).unwrap_or(0) % WINDOW
 }
 
 fn unpack(packed: u64) -> (u64, u32) {
@@ -206,7 +206,7 @@ fn unpack(packed: u64) -> (u64, u32) {
 }
 
 fn is_recent(of: u64, second: u64) -> bool {
-    of != 0 && of <= second && second - of < WINDOW
+    of != 0 && of <= second && second - of < WINDOW as u64
 }
 
 #[cfg(test)]
@@ -331,9 +331,9 @@ mod tests {
             let taken = (0..100).filter(|_| budget.take(now)).count();
             assert_eq!(taken, expected, "after {after_s} s");
         }
-        budget.request(start + Duration::from_secs(60));
+        budget.request(start + Duration::from_mins(1));
         assert!(
-            budget.has_room(start + Duration::from_secs(60)),
+            budget.has_room(start + Duration::from_mins(1)),
             "one of one is not yet spent"
         );
     }
@@ -352,7 +352,9 @@ mod tests {
                     })
                 })
                 .collect();
-            threads.into_iter().for_each(|t| t.join().unwrap());
+            for thread in threads {
+                thread.join().unwrap();
+            }
             let threads: Vec<_> = (0..8)
                 .map(|_| scope.spawn(|| (0..1_000).filter(|_| budget.take(now)).count()))
                 .collect();

@@ -3,7 +3,7 @@
 //! The standard library's hasher may change between releases of the compiler, and two instances
 //! built months apart would then send the same user to two endpoints.
 
-/// Hashes bytes under a key of 128 bits (Aumasson and Bernstein, "SipHash: a fast short-input PRF").
+/// Hashes bytes under a key of 128 bits (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF").
 #[derive(Clone, Copy)]
 pub struct SipHash {
     k0: u64,
