@@ -105,7 +105,10 @@ impl Health {
     /// How long until the next probe. `random` is from 0 to 1 and spreads settled endpoints by a
     /// tenth either way, so that many gateways do not ask at once.
     pub fn next_delay(&self, settings: &HealthSettings, random: f64) -> Duration {
-        let settled = settings.interval.0.mul_f64(0.9 + 0.2 * random.clamp(0.0, 1.0));
+        let settled = settings
+            .interval
+            .0
+            .mul_f64(0.9 + 0.2 * random.clamp(0.0, 1.0));
         let delay = if self.in_doubt(&self.counts()) {
             settled.min(settings.fast_interval.0)
         } else {
@@ -238,10 +241,18 @@ mod tests {
             ("dead at start leaves fast", "---", "U? U? D.l"),
             ("dead stays settled", "----", "U? U? D.l D."),
             ("late first success", "-+", "U? U.c"),
-            ("a success resets failures", "+--+--+", "U.c U? U? U. U? U? U."),
+            (
+                "a success resets failures",
+                "+--+--+",
+                "U.c U? U? U. U? U? U.",
+            ),
             ("leaves after three", "+---", "U.c U? U? D.l"),
             ("returns after two", "---++", "U? U? D.l D? U.r"),
-            ("a failure resets successes", "---+-+-", "U? U? D.l D? D. D? D."),
+            (
+                "a failure resets successes",
+                "---+-+-",
+                "U? U? D.l D? D. D? D.",
+            ),
             ("leaves again", "---++---", "U? U? D.l D? U.r U? U? D.l"),
         ] {
             check(name, probes, expected);

@@ -2,6 +2,10 @@
 
 pub mod dns;
 pub mod endpoint;
+#[cfg(test)]
+mod fake;
 pub mod health;
 pub mod peer;
+pub mod probe;
+pub mod prober;
 pub mod settings;

@@ -298,15 +298,11 @@ fn certificates(
     let found =
         found.map_err(|error| format!("`{}` is not readable PEM: {error}", path.display()))?;
     if found.is_empty() {
-        return Err(format!(
-            "`{}` holds no certificate in PEM",
-            path.display()
-        ));
+        return Err(format!("`{}` holds no certificate in PEM", path.display()));
     }
     for der in &found {
-        X509Certificate::from_der(der).map_err(|error| {
-            format!("`{}` holds a broken certificate: {error}", path.display())
-        })?;
+        X509Certificate::from_der(der)
+            .map_err(|error| format!("`{}` holds a broken certificate: {error}", path.display()))?;
     }
     contents.push(pem);
     Ok(found)
@@ -412,4 +408,265 @@ fn group_key(pool: &str, tls: Option<&TlsSettings>, trust: &Trust, alpn: &str) -
         (tls.ca.is_some(), tls.client_certificate.is_some()).hash(&mut hasher);
     }
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Authority, install_crypto, template};
+    use super::*;
+    use crate::base::units::Period;
+    use pingora::upstreams::peer::Peer;
+
+    const TIMEOUTS: PeerTimeouts = PeerTimeouts {
+        connect: Duration::from_secs(5),
+        read: Some(Duration::from_secs(60)),
+        write: None,
+    };
+
+    fn over(tls: TlsSettings) -> Settings {
+        install_crypto();
+        Settings {
+            tls: Some(tls),
+            ..Settings::default()
+        }
+    }
+
+    fn ip(text: &str) -> Address {
+        Address::Ip(text.parse().unwrap())
+    }
+
+    fn reuse(template: &PeerTemplate) -> u64 {
+        let peer = template.peer(&ip("10.0.0.1:443"), None, TIMEOUTS);
+        peer.unwrap().reuse_hash()
+    }
+
+    #[test]
+    fn a_name_to_verify_is_always_there() {
+        let named = TlsSettings {
+            server_name: Some("app.example.com".to_owned()),
+            ..TlsSettings::default()
+        };
+        let blind = TlsSettings {
+            verify: false,
+            ..TlsSettings::default()
+        };
+        let usual = TlsSettings::default();
+        let socket = Address::Unix("/run/app.sock".into());
+        for (tls, address, host, sni) in [
+            (&usual, ip("10.0.0.1:443"), None, "10.0.0.1"),
+            (&usual, ip("[::1]:443"), None, "::1"),
+            (
+                &usual,
+                ip("10.0.0.1:443"),
+                Some("app.internal"),
+                "app.internal",
+            ),
+            (
+                &named,
+                ip("10.0.0.1:443"),
+                Some("app.internal"),
+                "app.example.com",
+            ),
+            (&named, socket.clone(), None, "app.example.com"),
+            (&blind, socket, None, "localhost"),
+        ] {
+            let template = template(&over(tls.clone()));
+            let peer = template.peer(&address, host, TIMEOUTS).unwrap();
+            assert_eq!(peer.sni, sni);
+            assert!(peer.is_tls());
+            assert_eq!(peer.verify_cert(), tls.verify);
+        }
+    }
+
+    #[test]
+    fn a_peer_carries_the_settings() {
+        let settings = Settings {
+            protocol: Protocol::Http2,
+            ..Settings::default()
+        };
+        let template = template(&settings);
+        let peer = template
+            .peer(&ip("10.0.0.1:80"), Some("app"), TIMEOUTS)
+            .unwrap();
+        assert!(!peer.is_tls() && peer.sni.is_empty());
+        let options = &peer.options;
+        assert_eq!(options.total_connection_timeout, Some(TIMEOUTS.connect));
+        assert_eq!(options.read_timeout, TIMEOUTS.read);
+        assert_eq!(options.write_timeout, None);
+        assert_eq!(options.idle_timeout, Some(Duration::from_secs(50)));
+        assert_eq!(options.max_h2_streams, 100);
+        assert_eq!(options.alpn.get_min_http_version(), 2);
+        let upgrade = template
+            .upgrade_peer(&ip("10.0.0.1:80"), None, TIMEOUTS)
+            .unwrap();
+        assert_eq!(upgrade.options.alpn.get_max_http_version(), 1);
+        assert_ne!(upgrade.reuse_hash(), peer.reuse_hash());
+    }
+
+    #[test]
+    fn connections_made_under_other_terms_are_never_reused() {
+        let (first, second) = (Authority::new(), Authority::new());
+        let (certificate, key) = first.sign("client", &["gateway"]);
+        let with = |change: &dyn Fn(&mut Settings)| {
+            let mut settings = over(first.settings());
+            change(&mut settings);
+            reuse(&template(&settings))
+        };
+        let same = with(&|_| {});
+        assert_eq!(same, with(&|_| {}), "a reload keeps connections");
+        let others = [
+            ("authority", with(&|s| s.tls = Some(second.settings()))),
+            (
+                "system authorities",
+                with(&|s| s.tls = Some(TlsSettings::default())),
+            ),
+            ("plain", with(&|s| s.tls = None)),
+            ("protocol", with(&|s| s.protocol = Protocol::Http2)),
+            ("blind", with(&|s| s.tls.as_mut().unwrap().verify = false)),
+            (
+                "client certificate",
+                with(&|s| {
+                    let tls = s.tls.as_mut().unwrap();
+                    tls.client_certificate = Some(certificate.clone());
+                    tls.client_key = Some(key.clone());
+                }),
+            ),
+        ];
+        for (at, (name, other)) in others.iter().enumerate() {
+            assert_ne!(same, *other, "{name}");
+            assert!(
+                others[..at].iter().all(|(_, before)| before != other),
+                "{name}"
+            );
+        }
+        // The file behind the same path is another one.
+        std::fs::copy(second.path("ca.pem"), first.path("ca.pem")).unwrap();
+        assert_ne!(same, with(&|_| {}), "a renewed authority");
+    }
+
+    #[test]
+    fn pools_do_not_share_connections() {
+        let build = |pool| {
+            let mut faults = Faults::default();
+            let settings = Settings::default();
+            PeerTemplate::build(pool, &settings, &KeyPath::root(), &mut faults).unwrap()
+        };
+        assert_ne!(reuse(&build("a")), reuse(&build("b")));
+    }
+
+    #[test]
+    fn without_keepalive_no_two_requests_have_the_same_key() {
+        let mut settings = Settings::default();
+        settings.keepalive.idle = Period::seconds(0);
+        let kept = template(&Settings::default());
+        let closed = template(&settings);
+        assert!(kept.keeps_connections() && !closed.keeps_connections());
+        assert_eq!(reuse(&kept), reuse(&kept));
+        assert_ne!(reuse(&closed), reuse(&closed));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_its_place() {
+        let authority = Authority::new();
+        let (certificate, key) = authority.sign("one", &["gateway"]);
+        let (_, other_key) = authority.sign("two", &["gateway"]);
+        let (empty, broken) = (authority.path("empty.pem"), authority.path("broken.pem"));
+        std::fs::write(&empty, "").unwrap();
+        let block = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(&broken, block).unwrap();
+        let ca = |path: &Path| TlsSettings {
+            ca: Some(path.to_owned()),
+            ..TlsSettings::default()
+        };
+        let client = |certificate: Option<&Path>, key: Option<&Path>| TlsSettings {
+            client_certificate: certificate.map(Path::to_owned),
+            client_key: key.map(Path::to_owned),
+            ..authority.settings()
+        };
+        let named = TlsSettings {
+            server_name: Some("not a name".to_owned()),
+            ..TlsSettings::default()
+        };
+        let one = |address: &'static str| vec![address];
+        for (endpoints, tls, at, text) in [
+            (
+                one("unix:/run/app.sock"),
+                TlsSettings::default(),
+                "endpoints[0]",
+                "socket has no name",
+            ),
+            (
+                one("not a name:443"),
+                TlsSettings::default(),
+                "endpoints[0]",
+                "`not a name`",
+            ),
+            (vec![], named, "tls.server_name", "`not a name`"),
+            (
+                vec![],
+                ca(&authority.path("none.pem")),
+                "tls.ca",
+                "none.pem",
+            ),
+            (vec![], ca(&empty), "tls.ca", "no certificate in PEM"),
+            (vec![], ca(&broken), "tls.ca", "broken.pem"),
+            (
+                vec![],
+                ca(authority.path(".").as_path()),
+                "tls.ca",
+                "cannot read",
+            ),
+            (
+                vec![],
+                client(Some(&certificate), None),
+                "tls.client_certificate",
+                "without its key",
+            ),
+            (
+                vec![],
+                client(None, Some(&key)),
+                "tls.client_key",
+                "without its certificate",
+            ),
+            (
+                vec![],
+                client(Some(&certificate), Some(&other_key)),
+                "tls.client_certificate",
+                "does not go with",
+            ),
+            (
+                vec![],
+                client(Some(&certificate), Some(&certificate)),
+                "tls.client_certificate",
+                "no private key",
+            ),
+        ] {
+            let mut settings = over(tls);
+            let read = |address: &&str| serde_json::from_value((*address).into()).unwrap();
+            settings.endpoints = endpoints.iter().map(read).collect();
+            let mut faults = Faults::default();
+            let built = PeerTemplate::build("app", &settings, &KeyPath::root(), &mut faults);
+            assert!(built.is_none(), "{text}");
+            let [fault] = faults.0.as_slice() else {
+                panic!("{text}: {:?}", faults.0);
+            };
+            assert_eq!(fault.at.to_string(), at);
+            assert!(fault.what.contains(text), "{} lacks {text}", fault.what);
+        }
+        let good = over(client(Some(&certificate), Some(&key)));
+        assert!(template(&good).client_certificate.is_some());
+    }
+
+    #[test]
+    fn ordinary_endpoints_have_names_that_can_be_verified() {
+        for (address, host) in [
+            ("app.internal:443", "app.internal"),
+            ("10.0.0.1:443", "10.0.0.1"),
+            ("[::1]:443", "::1"),
+            ("my_app:443", "my_app"),
+        ] {
+            assert_eq!(host_of(address), host);
+            assert!(ServerName::try_from(host).is_ok(), "{host}");
+        }
+    }
 }
