@@ -24,7 +24,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A connection that is silent this long is asked whether its other end is still there, so that
 /// quiet tunnels outlive the idle limits of firewalls and dead ones are found.
-const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const TCP_KEEPALIVE_COUNT: usize = 3;
 
@@ -75,6 +75,7 @@ impl PeerTemplate {
     ) -> Option<Self> {
         let mut problems = Faults::default();
         check_keepalive(settings, at, &mut problems);
+        check_sockets(settings, at, &mut problems);
         let trust = settings.tls.as_ref().map(|tls| {
             check_names(settings, tls, at, &mut problems);
             Trust::read(tls, &at.key("tls"), &mut problems)
@@ -100,8 +101,8 @@ impl PeerTemplate {
         })
     }
 
-    /// The peer of an endpoint; `host` is the name it was looked up by. Fails only for a socket path
-    /// that the system does not take (over 107 bytes), which [`PeerTemplate::build`] refuses.
+    /// The peer of an endpoint; `host` is the name it was looked up by. Fails only for socket paths that
+    /// [`PeerTemplate::build`] refuses.
     pub fn peer(
         &self,
         address: &Address,
@@ -155,11 +156,7 @@ impl PeerTemplate {
         let mut peer = match address {
             // A socket address, never a name: Pingora would look a name up here and now.
             Address::Ip(address) => HttpPeer::new(address, self.tls, name),
-            Address::Unix(path) => {
-                let text = path.to_str().ok_or("the socket path is not utf-8")?;
-                HttpPeer::new_uds(text, self.tls, name)
-                    .map_err(|_| format!("`{text}` cannot be the path of a socket"))?
-            }
+            Address::Unix(path) => socket_peer(path, self.tls, name)?,
         };
         peer.options = self.options.clone();
         peer.options.connection_timeout = Some(timeouts.connect);
@@ -191,6 +188,15 @@ impl PeerTemplate {
         }
         group_key.wrapping_add(1 + self.serial.fetch_add(1, Relaxed))
     }
+}
+
+/// Refuses what the system does not take (over 107 bytes, a zero byte), and the empty path, at which
+/// Pingora would panic when it connects.
+fn socket_peer(path: &Path, tls: bool, name: String) -> Result<HttpPeer, String> {
+    path.to_str()
+        .filter(|text| !text.is_empty())
+        .and_then(|text| HttpPeer::new_uds(text, tls, name).ok())
+        .ok_or_else(|| format!("`{}` cannot be the path of a socket", path.display()))
 }
 
 /// Certificates and keys that were read for one pool.
@@ -332,6 +338,18 @@ fn check_keepalive(settings: &Settings, at: &KeyPath, faults: &mut Faults) {
     }
 }
 
+fn check_sockets(settings: &Settings, at: &KeyPath, faults: &mut Faults) {
+    for (index, endpoint) in settings.endpoints.iter().enumerate() {
+        let Some(path) = endpoint.address.strip_prefix("unix:") else {
+            continue;
+        };
+        if let Err(what) = socket_peer(Path::new(path), false, String::new()) {
+            let fix = "write `unix:/path`, at most 107 bytes long";
+            faults.error(at.key("endpoints").key(index), what, fix);
+        }
+    }
+}
+
 /// Each endpoint needs a name to verify: the setting's, its own, or its IP address.
 fn check_names(settings: &Settings, tls: &TlsSettings, at: &KeyPath, faults: &mut Faults) {
     if let Some(name) = &tls.server_name {
@@ -419,7 +437,7 @@ mod tests {
 
     const TIMEOUTS: PeerTimeouts = PeerTimeouts {
         connect: Duration::from_secs(5),
-        read: Some(Duration::from_secs(60)),
+        read: Some(Duration::from_mins(1)),
         write: None,
     };
 
@@ -565,96 +583,86 @@ mod tests {
         assert_ne!(reuse(&closed), reuse(&closed));
     }
 
+    /// There is no template, and one fault, at `at`, that says `text`.
+    fn refused(settings: &Settings, at: &str, text: &str) {
+        let mut faults = Faults::default();
+        let built = PeerTemplate::build("app", settings, &KeyPath::root(), &mut faults);
+        assert!(built.is_none(), "{text}");
+        let [fault] = faults.0.as_slice() else {
+            panic!("{text}: {:?}", faults.0);
+        };
+        assert_eq!(fault.at.to_string(), at);
+        assert!(fault.what.contains(text), "{} lacks {text}", fault.what);
+    }
+
     #[test]
-    fn what_cannot_work_is_refused_with_its_place() {
-        let authority = Authority::new();
-        let (certificate, key) = authority.sign("one", &["gateway"]);
-        let (_, other_key) = authority.sign("two", &["gateway"]);
-        let (empty, broken) = (authority.path("empty.pem"), authority.path("broken.pem"));
-        std::fs::write(&empty, "").unwrap();
-        let block = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        std::fs::write(&broken, block).unwrap();
-        let ca = |path: &Path| TlsSettings {
-            ca: Some(path.to_owned()),
-            ..TlsSettings::default()
-        };
-        let client = |certificate: Option<&Path>, key: Option<&Path>| TlsSettings {
-            client_certificate: certificate.map(Path::to_owned),
-            client_key: key.map(Path::to_owned),
-            ..authority.settings()
-        };
+    fn endpoints_that_cannot_be_reached_or_verified_are_refused() {
+        let (plain, tls) = (Settings::default(), over(TlsSettings::default()));
+        let long = format!("unix:/{}", "x".repeat(107));
+        let path = "cannot be the path of a socket";
+        for (settings, address, text) in [
+            (&tls, "unix:/run/app.sock", "socket has no name"),
+            (&tls, "not a name:443", "`not a name`"),
+            (&plain, "unix:", path),
+            (&plain, &long, path),
+        ] {
+            let mut settings = settings.clone();
+            settings.endpoints = vec![serde_json::from_value(address.into()).unwrap()];
+            refused(&settings, "endpoints[0]", text);
+        }
+        let mut streamless = plain;
+        streamless.keepalive.h2_streams = 0;
+        refused(&streamless, "keepalive.h2_streams", "without streams");
         let named = TlsSettings {
             server_name: Some("not a name".to_owned()),
             ..TlsSettings::default()
         };
-        let one = |address: &'static str| vec![address];
-        for (endpoints, tls, at, text) in [
-            (
-                one("unix:/run/app.sock"),
-                TlsSettings::default(),
-                "endpoints[0]",
-                "socket has no name",
-            ),
-            (
-                one("not a name:443"),
-                TlsSettings::default(),
-                "endpoints[0]",
-                "`not a name`",
-            ),
-            (vec![], named, "tls.server_name", "`not a name`"),
-            (
-                vec![],
-                ca(&authority.path("none.pem")),
-                "tls.ca",
-                "none.pem",
-            ),
-            (vec![], ca(&empty), "tls.ca", "no certificate in PEM"),
-            (vec![], ca(&broken), "tls.ca", "broken.pem"),
-            (
-                vec![],
-                ca(authority.path(".").as_path()),
-                "tls.ca",
-                "cannot read",
-            ),
-            (
-                vec![],
-                client(Some(&certificate), None),
-                "tls.client_certificate",
-                "without its key",
-            ),
-            (
-                vec![],
-                client(None, Some(&key)),
-                "tls.client_key",
-                "without its certificate",
-            ),
-            (
-                vec![],
-                client(Some(&certificate), Some(&other_key)),
-                "tls.client_certificate",
-                "does not go with",
-            ),
-            (
-                vec![],
-                client(Some(&certificate), Some(&certificate)),
-                "tls.client_certificate",
-                "no private key",
-            ),
+        refused(&over(named), "tls.server_name", "`not a name`");
+    }
+
+    #[test]
+    fn authorities_that_cannot_be_read_are_refused() {
+        let authority = Authority::new();
+        let block = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(authority.path("empty.pem"), "").unwrap();
+        std::fs::write(authority.path("broken.pem"), block).unwrap();
+        for (file, text) in [
+            ("none.pem", "none.pem"),
+            ("empty.pem", "no certificate in PEM"),
+            ("broken.pem", "broken.pem"),
+            (".", "cannot read"),
         ] {
-            let mut settings = over(tls);
-            let read = |address: &&str| serde_json::from_value((*address).into()).unwrap();
-            settings.endpoints = endpoints.iter().map(read).collect();
-            let mut faults = Faults::default();
-            let built = PeerTemplate::build("app", &settings, &KeyPath::root(), &mut faults);
-            assert!(built.is_none(), "{text}");
-            let [fault] = faults.0.as_slice() else {
-                panic!("{text}: {:?}", faults.0);
+            let tls = TlsSettings {
+                ca: Some(authority.path(file)),
+                ..TlsSettings::default()
             };
-            assert_eq!(fault.at.to_string(), at);
-            assert!(fault.what.contains(text), "{} lacks {text}", fault.what);
+            refused(&over(tls), "tls.ca", text);
         }
-        let good = over(client(Some(&certificate), Some(&key)));
-        assert!(template(&good).client_certificate.is_some());
+    }
+
+    #[test]
+    fn client_certificates_that_do_not_go_with_their_key_are_refused() {
+        let authority = Authority::new();
+        let (certificate, key) = authority.sign("one", &["gateway"]);
+        let (_, other_key) = authority.sign("two", &["gateway"]);
+        let client = |certificate: Option<&Path>, key: Option<&Path>| {
+            over(TlsSettings {
+                client_certificate: certificate.map(Path::to_owned),
+                client_key: key.map(Path::to_owned),
+                ..authority.settings()
+            })
+        };
+        let (some, at) = (Some(certificate.as_path()), "tls.client_certificate");
+        refused(&client(some, None), at, "without its key");
+        refused(&client(some, Some(&other_key)), at, "does not go with");
+        refused(&client(some, some), at, "no private key");
+        let without = client(None, Some(&key));
+        refused(&without, "tls.client_key", "without its certificate");
+        assert!(
+            template(&client(some, Some(&key)))
+                .client_certificate
+                .is_some()
+        );
     }
 
     #[test]

@@ -244,10 +244,7 @@ impl Worker {
             return;
         };
         let result = job.probe.run(&self.connector, &self.endpoint).await;
-        let verdict = result
-            .as_ref()
-            .map(|()| ())
-            .map_err(|error| error.0.as_str());
+        let verdict = result.as_ref().copied().map_err(|error| error.0.as_str());
         let now = Instant::now().into_std();
         let transition = self
             .endpoint
@@ -311,6 +308,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     struct Pool {
+        name: &'static str,
         members: Mutex<Vec<Arc<Endpoint>>>,
         probe: Arc<Probe>,
         /// Name of the endpoint, and what the probe changed.
@@ -319,7 +317,7 @@ mod tests {
 
     impl ProbeTarget for Pool {
         fn pool(&self) -> &str {
-            "app"
+            self.name
         }
 
         fn endpoints(&self) -> Vec<Arc<Endpoint>> {
@@ -343,6 +341,14 @@ mod tests {
 
     impl Pool {
         fn new(health: HealthSettings, members: &[Arc<Endpoint>]) -> Arc<Self> {
+            Self::named("app", health, members)
+        }
+
+        fn named(
+            name: &'static str,
+            health: HealthSettings,
+            members: &[Arc<Endpoint>],
+        ) -> Arc<Self> {
             install_crypto();
             let settings = Settings {
                 health,
@@ -352,6 +358,7 @@ mod tests {
             let peers = template(&settings);
             let probe = Probe::build(&settings, peers, &KeyPath::root(), &mut faults);
             Arc::new(Self {
+                name,
                 members: Mutex::new(members.to_vec()),
                 probe: Arc::new(probe.unwrap()),
                 seen: Mutex::default(),
@@ -492,29 +499,8 @@ mod tests {
 
         let extra = endpoint(fake.address.clone(), None);
         let same = Pool::new(slow(), &members);
-        let witness = Pool::new(slow(), &[extra]);
-        struct Other(Arc<Pool>);
-        impl ProbeTarget for Other {
-            fn pool(&self) -> &'static str {
-                "other"
-            }
-            fn endpoints(&self) -> Vec<Arc<Endpoint>> {
-                self.0.endpoints()
-            }
-            fn probe(&self) -> Arc<Probe> {
-                self.0.probe()
-            }
-            fn probed(
-                &self,
-                endpoint: &Arc<Endpoint>,
-                result: &Result<(), ProbeError>,
-                transition: Option<Transition>,
-            ) {
-                self.0.probed(endpoint, result, transition);
-            }
-        }
-        let other = Other(Arc::clone(&witness));
-        prober.set_targets(vec![Arc::clone(&same) as _, Arc::new(other)]);
+        let witness = Pool::named("other", slow(), &[extra]);
+        prober.set_targets(vec![Arc::clone(&same) as _, Arc::clone(&witness) as _]);
         // The witness began after the others were told: had they asked again, it would show.
         eventually("witness", || !witness.seen.lock().unwrap().is_empty()).await;
         eventually("old target let go", || Arc::strong_count(&first) == 1).await;
