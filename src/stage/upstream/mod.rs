@@ -2,11 +2,17 @@
 
 pub mod balance;
 pub mod ejection;
+pub mod dns;
 pub mod endpoint;
+#[cfg(test)]
+mod fake;
 pub mod health;
 pub mod pool;
 mod queue;
 pub mod retry;
+pub mod peer;
+pub mod probe;
+pub mod prober;
 pub mod settings;
 pub mod socket;
 pub mod siphash;
