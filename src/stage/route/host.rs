@@ -255,11 +255,25 @@ mod tests {
             ("[0:0::1]", "[::1]", "[::2]"),
         ] {
             let pattern = HostPattern::parse(text).expect(text);
-            assert!(pattern.takes(&Host::parse(takes).unwrap()), "{text} {takes}");
-            assert!(!pattern.takes(&Host::parse(refuses).unwrap()), "{text} {refuses}");
+            assert!(
+                pattern.takes(&Host::parse(takes).unwrap()),
+                "{text} {takes}"
+            );
+            assert!(
+                !pattern.takes(&Host::parse(refuses).unwrap()),
+                "{text} {refuses}"
+            );
         }
         for text in [
-            "*", "", "*.", "a.com:80", "[::1]:80", "*.[::1]", "a.*.com", "caf\u{e9}.fr", "http://a.com",
+            "*",
+            "",
+            "*.",
+            "a.com:80",
+            "[::1]:80",
+            "*.[::1]",
+            "a.*.com",
+            "caf\u{e9}.fr",
+            "http://a.com",
         ] {
             assert!(HostPattern::parse(text).is_err(), "{text}");
         }

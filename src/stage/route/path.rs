@@ -51,7 +51,7 @@ impl fmt::Display for BadPath {
 impl std::error::Error for BadPath {}
 
 /// Brings a path (without its query) to its one spelling. Borrows if it already has it,
-/// which is decided in one pass over the bytes. Doing it twice changes nothing.
+/// which one pass over the bytes tells, nearly always. Doing it twice changes nothing.
 pub fn normalise(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if !path.starts_with('/') {
         return Err(BadPath::NotAbsolute);
@@ -59,7 +59,12 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if is_normal(path.as_bytes()) {
         return Ok(Cow::Borrowed(path));
     }
-    rebuild(path).map(Cow::Owned)
+    let normal = rebuild(path)?;
+    Ok(if normal == path {
+        Cow::Borrowed(path)
+    } else {
+        Cow::Owned(normal)
+    })
 }
 
 /// What a backend sees that decodes escapes before it splits the path, and takes `\` for
@@ -154,7 +159,11 @@ fn is_normal_escape(digits: Option<&[u8]>) -> bool {
 }
 
 fn unescape(high: u8, low: u8) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
     Some(digit(high)? << 4 | digit(low)?)
 }
 

@@ -2,6 +2,7 @@
 
 use super::path::loose_reading;
 use super::path::normalise;
+use std::cmp::Reverse;
 use std::fmt;
 
 /// The most `{names}` in one pattern.
@@ -75,6 +76,17 @@ impl Pattern {
         }
     }
 
+    /// The order among patterns that take the same path: the smallest wins. Whole paths before
+    /// prefixes, longer prefixes before shorter, then literals before names from the left.
+    pub fn order(&self) -> (bool, Reverse<usize>, Vec<bool>) {
+        let is_name = |segment: &Segment| matches!(segment, Segment::Parameter(_));
+        (
+            self.open,
+            Reverse(self.segments.len()),
+            self.segments.iter().map(is_name).collect(),
+        )
+    }
+
     /// The names in braces, from left to right.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.segments.iter().filter_map(|segment| match segment {
@@ -134,6 +146,10 @@ impl Segment {
         let inner = written.strip_prefix('{').and_then(|w| w.strip_suffix('}'));
         if let Some(name) = inner {
             return match is_parameter_name(name) {
+                _ if name == "host" => Err(bad(
+                    format_args!("`{{host}}` in the path `{text}` would hide the host asked for"),
+                    "take another name",
+                )),
                 true => Ok(Self::Parameter(name.into())),
                 false => Err(bad(
                     format_args!("`{{{name}}}` in the path `{text}` is not a name"),
@@ -166,7 +182,9 @@ impl Segment {
             )
         })?;
         if normal == "/" {
-            return Err(never("leave out empty segments and `.`: they are resolved before matching"));
+            return Err(never(
+                "leave out empty segments and `.`: they are resolved before matching",
+            ));
         }
         match loose_reading(&normal) {
             Ok(None) => Ok(Self::Literal(normal[1..].into())),
@@ -179,7 +197,10 @@ impl Segment {
 
 /// Shared with templates: what may stand between braces.
 pub(super) fn is_parameter_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 fn check_names(segments: &[Segment], text: &str) -> Result<(), BadPattern> {
@@ -199,7 +220,9 @@ fn check_names(segments: &[Segment], text: &str) -> Result<(), BadPattern> {
     if names.len() > PARAMETERS_MAX || segments.len() > SEGMENTS_MAX {
         return Err(bad(
             format_args!("the path `{text}` is too long"),
-            format_args!("at most {SEGMENTS_MAX} segments, {PARAMETERS_MAX} of them names; end it in `/*`"),
+            format_args!(
+                "at most {SEGMENTS_MAX} segments, {PARAMETERS_MAX} of them names; end it in `/*`"
+            ),
         ));
     }
     Ok(())
@@ -219,12 +242,37 @@ mod tests {
         for (text, kind, takes, refuses) in [
             ("/", PathKind::Exact, &["/"][..], &["/a"][..]),
             ("/*", PathKind::Prefix, &["/", "/a", "/a/b/"], &[]),
-            ("/health", PathKind::Exact, &["/health"], &["/health/", "/healthy", "/"]),
+            (
+                "/health",
+                PathKind::Exact,
+                &["/health"],
+                &["/health/", "/healthy", "/"],
+            ),
             ("/dir/", PathKind::Exact, &["/dir/"], &["/dir", "/dir/x"]),
-            ("/api/*", PathKind::Prefix, &["/api", "/api/", "/api/x/y"], &["/apix", "/"]),
-            ("/u/{id}", PathKind::Pattern, &["/u/7"], &["/u", "/u/", "/u/7/", "/u/7/x"]),
-            ("/u/{id}/p", PathKind::Pattern, &["/u/7/p"], &["/u/7/q", "/u//p"]),
-            ("/u/{id}/*", PathKind::Prefix, &["/u/7", "/u/7/", "/u/7/x"], &["/u", "/u/"]),
+            (
+                "/api/*",
+                PathKind::Prefix,
+                &["/api", "/api/", "/api/x/y"],
+                &["/apix", "/"],
+            ),
+            (
+                "/u/{id}",
+                PathKind::Pattern,
+                &["/u/7"],
+                &["/u", "/u/", "/u/7/", "/u/7/x"],
+            ),
+            (
+                "/u/{id}/p",
+                PathKind::Pattern,
+                &["/u/7/p"],
+                &["/u/7/q", "/u//p"],
+            ),
+            (
+                "/u/{id}/*",
+                PathKind::Prefix,
+                &["/u/7", "/u/7/", "/u/7/x"],
+                &["/u", "/u/"],
+            ),
             ("/caf\u{e9}", PathKind::Exact, &["/caf%C3%A9"], &["/cafe"]),
             ("/%61", PathKind::Exact, &["/a"], &[]),
         ] {
@@ -244,8 +292,9 @@ mod tests {
         let many = "/{a}".repeat(17);
         let deep = "/a".repeat(65);
         for text in [
-            "", "api", "*", "/api*", "/*/x", "/a//b", "/a/./b", "/a/../b", "/a//*", "/{}", "/{a b}", "/x{id}",
-            "/{a}/{a}", "/a%2Fb", "/a%3Ab", "/%", "/%00", "/a b", "/..;x", &many, &deep,
+            "", "api", "*", "/api*", "/*/x", "/a//b", "/a/./b", "/a/../b", "/a//*", "/{}",
+            "/{a b}", "/x{id}", "/{a}/{a}", "/{host}", "/a%2Fb", "/a%3Ab", "/%", "/%00", "/a b",
+            "/..;x", &many, &deep,
         ] {
             assert!(Pattern::parse(text).is_err(), "{text}");
         }

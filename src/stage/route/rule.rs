@@ -37,9 +37,12 @@ pub struct HeaderRule {
 }
 
 /// The order among routes with the same host and path: the smallest wins. More headers
-/// before fewer, then more exact values; then a method given before any, and `HEAD` by name
-/// before `HEAD` through `GET`; then a listener given before any.
-pub type Rank = (Reverse<usize>, Reverse<usize>, Reverse<bool>, Reverse<bool>, Reverse<bool>);
+/// before fewer, then more exact values; then a method given before any; then a listener given
+/// before any; then `HEAD` by name before `HEAD` through `GET`.
+pub type Rank = (Weight, Reverse<bool>);
+
+/// How much a route asks for; the smallest asks for most.
+pub type Weight = (Reverse<usize>, Reverse<usize>, Reverse<bool>, Reverse<bool>);
 
 impl Rule {
     /// `None` if anything is wrong; then `faults` says what, at `routes.<name>`.
@@ -52,50 +55,57 @@ impl Rule {
         }
         let paths = each(&settings.path, &at.key("path"), faults, Pattern::parse);
         if settings.path.is_empty() {
-            faults.error(at.key("path"), "the route has no path", "write `/*` to take every path");
+            faults.error(
+                at.key("path"),
+                "the route has no path",
+                "write `/*` to take every path",
+            );
         }
         if hosts.len().saturating_mul(paths.len()) > PAIRS_MAX {
             faults.error(
                 at.clone(),
-                format_args!("{} hosts times {} paths is too much for one route", hosts.len(), paths.len()),
+                format_args!(
+                    "{} hosts times {} paths is too much for one route",
+                    hosts.len(),
+                    paths.len()
+                ),
                 format_args!("at most {PAIRS_MAX} pairs; use `*.example.com` or `/api/*`"),
             );
         }
         let methods = each(&settings.method, &at.key("method"), faults, method);
-        let mut headers = Vec::new();
-        for (name, value) in &settings.headers {
-            match header(name, value) {
-                Ok(rule) if headers.iter().any(|other: &HeaderRule| other.name == rule.name) => faults.error(
-                    at.key("headers").key(name),
-                    format_args!("the header `{}` is asked for twice", rule.name),
-                    "header names do not tell capitals from small letters; keep one",
-                ),
-                Ok(rule) => headers.push(rule),
-                Err((what, fix)) => faults.error(at.key("headers").key(name), what, fix),
-            }
-        }
-        headers.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
-        let listeners = settings.listener.iter().map(|name| name.as_str().into()).collect();
-        let rule = Self { hosts, paths, methods, headers, listeners };
+        let headers = header_rules(settings, &at.key("headers"), faults);
+        let listeners = settings
+            .listener
+            .iter()
+            .map(|name| name.as_str().into())
+            .collect();
+        let rule = Self {
+            hosts,
+            paths,
+            methods,
+            headers,
+            listeners,
+        };
         let sound = faults.0[before..].is_empty();
         sound.then_some(rule)
     }
 
-    /// Header conditions, as `Rank` counts them.
-    pub fn header_rank(&self) -> (Reverse<usize>, Reverse<usize>) {
-        let exact = self.headers.iter().filter(|rule| rule.value.is_some()).count();
-        (Reverse(self.headers.len()), Reverse(exact))
+    pub fn weight(&self) -> Weight {
+        let exact = self
+            .headers
+            .iter()
+            .filter(|rule| rule.value.is_some())
+            .count();
+        (
+            Reverse(self.headers.len()),
+            Reverse(exact),
+            Reverse(!self.methods.is_empty()),
+            Reverse(!self.listeners.is_empty()),
+        )
     }
 
     pub fn rank(&self) -> Rank {
-        let (headers, exact) = self.header_rank();
-        (
-            headers,
-            exact,
-            Reverse(!self.methods.is_empty()),
-            Reverse(self.methods.contains(&Method::HEAD)),
-            Reverse(!self.listeners.is_empty()),
-        )
+        (self.weight(), Reverse(self.methods.contains(&Method::HEAD)))
     }
 
     /// Whether it takes this method; `GET` also takes `HEAD` (RFC 9110 section 9.3.2).
@@ -119,7 +129,10 @@ impl HeaderRule {
     pub fn takes(&self, headers: &HeaderMap) -> bool {
         match &self.value {
             None => headers.contains_key(&self.name),
-            Some(value) => headers.get_all(&self.name).iter().any(|given| given == value),
+            Some(value) => headers
+                .get_all(&self.name)
+                .iter()
+                .any(|given| given == value),
         }
     }
 }
@@ -145,21 +158,53 @@ fn each<T>(
     parsed
 }
 
+/// In the order of their names, so that equal conditions compare as equal.
+fn header_rules(settings: &Settings, at: &KeyPath, faults: &mut Faults) -> Vec<HeaderRule> {
+    let mut rules: Vec<HeaderRule> = Vec::with_capacity(settings.headers.len());
+    for (name, value) in &settings.headers {
+        match header(name, value) {
+            Ok(rule) if rules.iter().any(|other| other.name == rule.name) => faults.error(
+                at.key(name),
+                format_args!("the header `{}` is asked for twice", rule.name),
+                "header names do not tell capitals from small letters; keep one",
+            ),
+            Ok(rule) => rules.push(rule),
+            Err((what, fix)) => faults.error(at.key(name), what, fix),
+        }
+    }
+    rules.sort_by(|one, other| one.name.as_str().cmp(other.name.as_str()));
+    rules
+}
+
 fn method(text: &str) -> Result<Method, (String, String)> {
-    let method = Method::from_bytes(text.as_bytes())
-        .map_err(|_| (format!("`{text}` is not a method"), "write `GET` or `[GET, POST]`".to_owned()))?;
+    let method = Method::from_bytes(text.as_bytes()).map_err(|_| {
+        (
+            format!("`{text}` is not a method"),
+            "write `GET` or `[GET, POST]`".to_owned(),
+        )
+    })?;
     // Methods tell capitals from small letters (RFC 9110 section 9.1): `get` would match nothing.
     if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        return Err((format!("no client sends the method `{text}`"), format!("write `{}`", text.to_uppercase())));
+        return Err((
+            format!("no client sends the method `{text}`"),
+            format!("write `{}`", text.to_uppercase()),
+        ));
     }
     Ok(method)
 }
 
 fn header(name: &str, value: &str) -> Result<HeaderRule, (String, String)> {
-    let rule_name = HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| (format!("`{name}` is not a header name"), "write a name such as `x-version`".to_owned()))?;
+    let rule_name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+        (
+            format!("`{name}` is not a header name"),
+            "write a name such as `x-version`".to_owned(),
+        )
+    })?;
     if value == "*" {
-        return Ok(HeaderRule { name: rule_name, value: None });
+        return Ok(HeaderRule {
+            name: rule_name,
+            value: None,
+        });
     }
     let rule_value = HeaderValue::from_str(value)
         .ok()
@@ -170,7 +215,10 @@ fn header(name: &str, value: &str) -> Result<HeaderRule, (String, String)> {
                 "leave out line breaks and the spaces around it; `*` takes any value".to_owned(),
             )
         })?;
-    Ok(HeaderRule { name: rule_name, value: Some(rule_value) })
+    Ok(HeaderRule {
+        name: rule_name,
+        value: Some(rule_value),
+    })
 }
 
 #[cfg(test)]
@@ -187,15 +235,39 @@ mod tests {
             faults.0[0].at.to_string()
         };
         for (change, place) in [
-            ((|s| s.path = OneOrMany(vec![])) as fn(&mut Settings), "routes.shop.path"),
+            (
+                (|s| s.path = OneOrMany(vec![])) as fn(&mut Settings),
+                "routes.shop.path",
+            ),
             (|s| s.path = OneOrMany(vec!["x".into()]), "routes.shop.path"),
-            (|s| s.path = OneOrMany(vec!["/a".into(), "/b*".into()]), "routes.shop.path[1]"),
-            (|s| s.host = OneOrMany(vec!["a b".into()]), "routes.shop.host"),
-            (|s| s.method = OneOrMany(vec!["get".into()]), "routes.shop.method"),
-            (|s| s.method = OneOrMany(vec!["G T".into()]), "routes.shop.method"),
-            (|s| s.headers = [("x y".into(), "1".into())].into(), "routes.shop.headers.x y"),
-            (|s| s.headers = [("x".into(), " 1".into())].into(), "routes.shop.headers.x"),
-            (|s| s.headers = [("X".into(), "1".into()), ("x".into(), "2".into())].into(), "routes.shop.headers.x"),
+            (
+                |s| s.path = OneOrMany(vec!["/a".into(), "/b*".into()]),
+                "routes.shop.path[1]",
+            ),
+            (
+                |s| s.host = OneOrMany(vec!["a b".into()]),
+                "routes.shop.host",
+            ),
+            (
+                |s| s.method = OneOrMany(vec!["get".into()]),
+                "routes.shop.method",
+            ),
+            (
+                |s| s.method = OneOrMany(vec!["G T".into()]),
+                "routes.shop.method",
+            ),
+            (
+                |s| s.headers = [("x y".into(), "1".into())].into(),
+                "routes.shop.headers.x y",
+            ),
+            (
+                |s| s.headers = [("x".into(), " 1".into())].into(),
+                "routes.shop.headers.x",
+            ),
+            (
+                |s| s.headers = [("X".into(), "1".into()), ("x".into(), "2".into())].into(),
+                "routes.shop.headers.x",
+            ),
             (
                 |s| {
                     s.host = OneOrMany((0..101).map(|n| format!("h{n}.com")).collect());

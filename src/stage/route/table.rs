@@ -5,8 +5,8 @@
 //! 1. exact host > longest wildcard host > any host;
 //! 2. exact path > pattern (literal segments beat names, from the left) > longest prefix
 //!    (of two with as many segments, again literals beat names);
-//! 3. more header conditions, then more exact values among them; a method given before any,
-//!    `HEAD` by name before `HEAD` through `GET`; a listener given before any;
+//! 3. more header conditions, then more exact values among them; a method given before any;
+//!    a listener given before any; `HEAD` by name before `HEAD` through `GET`;
 //! 4. what was put in first. `conflict` reports where it comes to that.
 //!
 //! Because only routes that take the whole request compete, a host with its own routes
@@ -77,7 +77,9 @@ pub struct Why<'t> {
 
 impl<T> Table<T> {
     /// Builds the index. All faults of all routes are reported, at `routes.<name>`.
-    pub fn build<'s>(routes: impl IntoIterator<Item = (&'s str, &'s Settings, T)>) -> Result<Self, Faults> {
+    pub fn build<'s>(
+        routes: impl IntoIterator<Item = (&'s str, &'s Settings, T)>,
+    ) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let mut stored: Vec<Stored<T>> = Vec::new();
         for (name, settings, route) in routes {
@@ -161,20 +163,36 @@ impl<T> Table<T> {
         })
     }
 
-    fn look_up(&self, parts: &Parts, path: &str, listener: &str, host: &Host<'_>) -> Option<(Level, Hit)> {
+    fn look_up(
+        &self,
+        parts: &Parts,
+        path: &str,
+        listener: &str,
+        host: &Host<'_>,
+    ) -> Option<(Level, Hit)> {
         self.levels(host, |level, trie| {
             let hit = trie.find(path, |entry| {
                 let rule = &self.routes[entry.route as usize].rule;
-                rule.takes_method(&parts.method) && rule.takes_listener(listener) && rule.takes_headers(&parts.headers)
+                rule.takes_method(&parts.method)
+                    && rule.takes_listener(listener)
+                    && rule.takes_headers(&parts.headers)
             })?;
             Some((level, hit))
         })
     }
 
     /// Offers the trees that hold for this host, the most specific first.
-    fn levels<R>(&self, host: &Host<'_>, mut offer: impl FnMut(Level, &Trie) -> Option<R>) -> Option<R> {
+    fn levels<R>(
+        &self,
+        host: &Host<'_>,
+        mut offer: impl FnMut(Level, &Trie) -> Option<R>,
+    ) -> Option<R> {
         let name = host.as_str();
-        if let Some(found) = self.exact.get(name).and_then(|trie| offer(Level::Exact, trie)) {
+        if let Some(found) = self
+            .exact
+            .get(name)
+            .and_then(|trie| offer(Level::Exact, trie))
+        {
             return Some(found);
         }
         if !self.below.is_empty() {
@@ -219,7 +237,8 @@ impl<T> Table<T> {
             methods.insert("HEAD");
         }
         let allow: Vec<&str> = methods.into_iter().collect();
-        let mut reject = RejectKind::MethodNotAllowed.because(format_args!("{} {host}{path}", parts.method));
+        let mut reject =
+            RejectKind::MethodNotAllowed.because(format_args!("{} {host}{path}", parts.method));
         reject.allow = Some(allow.join(", "));
         reject
     }

@@ -51,7 +51,9 @@ struct Node {
 
 impl Default for Trie {
     fn default() -> Self {
-        Self { nodes: vec![Node::default()] }
+        Self {
+            nodes: vec![Node::default()],
+        }
     }
 }
 
@@ -62,7 +64,11 @@ impl Trie {
             at = self.child(at, segment);
         }
         let node = &mut self.nodes[at];
-        let entries = if pattern.open { &mut node.open } else { &mut node.full };
+        let entries = if pattern.open {
+            &mut node.open
+        } else {
+            &mut node.full
+        };
         entries.push(entry);
     }
 
@@ -112,7 +118,10 @@ impl Spans {
 
     fn push(&mut self, from: usize, to: usize) {
         // A path beyond 4 GiB cannot be a request; were it one, the span would be empty.
-        let span = (u32::try_from(from).unwrap_or(0), u32::try_from(to).unwrap_or(0));
+        let span = (
+            u32::try_from(from).unwrap_or(0),
+            u32::try_from(to).unwrap_or(0),
+        );
         self.spans[self.len] = span;
         self.len += 1;
     }
@@ -136,7 +145,11 @@ impl<F: FnMut(Entry) -> bool> Search<'_, F> {
         self.note_prefix(node, from, depth);
         if from >= path.len() {
             let entry = self.pick(&node.full)?;
-            return Some(Hit { entry, spans: self.spans, rest: None });
+            return Some(Hit {
+                entry,
+                spans: self.spans,
+                rest: None,
+            });
         }
         if node.literals.is_empty() && node.parameter.is_none() {
             return None;
@@ -188,8 +201,15 @@ mod tests {
     #[test]
     fn the_most_specific_pattern_wins() {
         let patterns = [
-            "/*", "/users/*", "/users/{id}", "/users/me", "/users/{id}/posts", "/users/me/{what}", "/{a}/{b}/*",
-            "/users/{id}/*", "/users/me/",
+            "/*",
+            "/users/*",
+            "/users/{id}",
+            "/users/me",
+            "/users/{id}/posts",
+            "/users/me/{what}",
+            "/{a}/{b}/*",
+            "/users/{id}/*",
+            "/users/me/",
         ];
         let trie = trie(&patterns);
         for (path, wins) in [
@@ -224,6 +244,9 @@ mod tests {
         offered.sort_unstable();
         assert_eq!(offered, [0, 1, 2, 3]);
         let hit = trie.find("/users/me", |entry| entry.route < 2).unwrap();
-        assert_eq!((hit.entry.route, hit.spans.get("/users/me", 0)), (1, Some("me")));
+        assert_eq!(
+            (hit.entry.route, hit.spans.get("/users/me", 0)),
+            (1, Some("me"))
+        );
     }
 }
