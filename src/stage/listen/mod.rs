@@ -1,5 +1,6 @@
 //! Where from: sockets, TLS, the PROXY protocol, and who is really calling.
 
+pub mod accept;
 pub mod conn;
 pub mod forwarded;
 pub mod proxy_protocol;
