@@ -5,9 +5,9 @@ use crate::base::client::Client;
 use crate::base::ending::Ending;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
-use crate::snapshot::{ListenerRules, Route, Snapshot, Tunnel};
-use crate::stage::listen::forwarded::Forwarded;
-use crate::stage::listen::trace::TraceContext;
+use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
+use crate::stage::listen::forwarded::ForwardedHeaders;
+use crate::stage::listen::trace::Trace;
 use crate::stage::upstream::endpoint::Endpoint;
 use crate::stage::upstream::pool::Lease;
 use crate::stage::upstream::retry::Failure;
@@ -15,6 +15,7 @@ use crate::stage::upstream::socket::Silence;
 use http::{HeaderValue, Method, Uri, Version};
 use pingora::Result;
 use pingora::http::ResponseHeader;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,15 +44,16 @@ pub struct Arrival {
     /// Counts the request as in flight.
     pub counted: Counted,
     pub client: Client,
-    pub forwarded: Forwarded,
-    pub trace: TraceContext,
-    pub request_id: String,
+    pub forwarded: ForwardedHeaders,
+    pub trace: Trace,
+    pub request_id: HeaderValue,
     pub method: Method,
     pub uri: Uri,
     pub version: Version,
-    pub host: String,
+    /// The authority asked for, as it was written.
+    pub host: Option<HeaderValue>,
     pub user_agent: Option<HeaderValue>,
-    pub tls_version: Option<&'static str>,
+    pub tls_version: Option<Cow<'static, str>>,
 }
 
 /// Proof that a request was routed and is within its limits.
@@ -67,6 +69,19 @@ pub struct Admission {
     pub tunnel: Option<Tunnel>,
     /// The cookie that binds the caller to an endpoint must be sent: none came, or a stale one.
     pub sticky: Sticky,
+}
+
+impl Admission {
+    pub fn of(route: Arc<Route>) -> Self {
+        Self {
+            route,
+            target: None,
+            hash_key: None,
+            large_body: false,
+            tunnel: None,
+            sticky: Sticky::Off,
+        }
+    }
 }
 
 /// How a request stands to the pool's stickiness.
@@ -110,6 +125,16 @@ impl Attempt {
         }
     }
 
+    pub fn measures(&self) -> Measures<'_> {
+        Measures {
+            endpoint: &self.endpoint,
+            status: self.status,
+            connect: self.connected,
+            first_byte: self.first_byte,
+            total: self.took,
+        }
+    }
+
     /// The connection is given back: its time limits were this attempt's.
     fn release(&mut self) {
         if let Some((silence, turn)) = self.silence.take() {
@@ -143,10 +168,12 @@ impl RequestContext {
         }
     }
 
-    pub fn request_id(&self) -> &str {
-        self.arrival
-            .as_ref()
-            .map_or("", |arrival| arrival.request_id.as_str())
+    /// Empty only for a request that came through no listener.
+    pub fn request_id(&self) -> HeaderValue {
+        let arrival = self.arrival.as_ref();
+        arrival.map_or(HeaderValue::from_static(""), |arrival| {
+            arrival.request_id.clone()
+        })
     }
 
     pub fn route(&self) -> Option<&Arc<Route>> {

@@ -26,7 +26,6 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// refusal and costs the caller no connection.
 pub async fn reserve(ctx: &mut RequestContext) -> Result<(), Reject> {
     let upstream = upstream(ctx)?;
-    upstream.budget.request(Instant::now());
     ctx.lease = Some(acquire(ctx, &upstream).await?);
     Ok(())
 }
@@ -85,6 +84,7 @@ async fn acquire(ctx: &RequestContext, upstream: &Upstream) -> Result<Lease, Rej
         .collect();
     let last = ctx.attempts.last().and_then(|attempt| attempt.failure);
     let want = Want {
+        now: Instant::now(),
         key: admission.hash_key,
         sticky,
         tried: &tried,
@@ -211,7 +211,7 @@ fn may_retry(session: &Session, ctx: &RequestContext, failure: Failure) -> bool 
         return false;
     }
     // A stale connection is no sign of trouble: it costs the pool nothing to take a new one.
-    let affordable = stale || upstream.budget.take(now);
+    let affordable = stale || upstream.pool.budget.take(now);
     if !affordable {
         upstream.metrics.retry_budget_exhausted.inc();
     }

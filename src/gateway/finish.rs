@@ -1,22 +1,21 @@
 //! The end of every request: counted once, logged once, under exactly one name.
 
-use super::context::{Arrival, RequestContext};
-use super::{endings, refuse};
+use super::context::{Arrival, Attempt, RequestContext};
+use super::{admit, endings, refuse};
 use crate::base::ending::Ending;
 use crate::observe::access_log::{self, AccessLog, Record};
 use crate::observe::metrics::{Finished, Metrics, RouteMetrics};
 use crate::stage::upstream::retry::Failure;
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use pingora::Error;
 use pingora::proxy::Session;
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// nginx's status for a caller that left before it was answered.
 const CLIENT_LEFT: u16 = 499;
-
-/// Attempts that a line lists; the configuration allows no more.
-const ATTEMPTS_MAX: usize = 16;
 
 /// Where endings are reported.
 pub struct Reporter {
@@ -71,7 +70,7 @@ fn settle_attempt(ctx: &mut RequestContext) {
         attempt.took = now - attempt.started;
     }
     if let Some(upstream) = ctx.route().and_then(|route| route.upstream()) {
-        upstream.count_attempts(ctx.attempts.iter().map(|attempt| attempt.measures()));
+        upstream.count_attempts(ctx.attempts.iter().map(Attempt::measures));
     }
     ctx.release_attempt();
 }
@@ -91,43 +90,41 @@ fn count(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took)
 
 fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): (u16, Duration)) {
     let log = ctx.reporter.access_log.load();
-    if log.is_off() {
-        return;
-    }
-    let mut attempts = [access_log::Attempt::NONE; ATTEMPTS_MAX];
-    for (line, attempt) in attempts.iter_mut().zip(&ctx.attempts) {
-        *line = access_log::Attempt {
+    let attempts: SmallVec<[_; 2]> = ctx
+        .attempts
+        .iter()
+        .map(|attempt| access_log::Attempt {
             endpoint: &attempt.endpoint.name,
             reason: attempt.failure.map_or(ending.name(), Failure::name),
             duration: attempt.took,
-        };
-    }
+        })
+        .collect();
     let last = ctx.attempts.last();
     let route = ctx.route();
     log.write(&Record {
         time: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
-        request_id: &arrival.request_id,
+        request_id: arrival.request_id.to_str().unwrap_or_default(),
         trace_id: arrival.trace.trace_id(),
         client: arrival.client.address,
         peer: arrival.client.peer,
         listener: &arrival.listener.name,
         protocol: protocol(arrival.version),
-        tls: arrival.tls_version,
+        tls: arrival.tls_version.as_deref(),
         method: arrival.method.as_str(),
-        host: arrival.host.as_bytes(),
-        path: arrival.path(),
+        host: arrival.host.as_ref().map_or(b"", HeaderValue::as_bytes),
+        path: admit::path_of(&arrival.uri),
         status,
         upstream_status: last.and_then(|attempt| attempt.status),
         route: route.map(|route| route.name.as_str()),
         pool: route.and_then(|route| route.upstream()).map(|up| up.pool.name.as_str()),
         endpoint: last.map(|attempt| attempt.endpoint.name.as_str()),
-        attempts: &attempts[..ctx.attempts.len().min(ATTEMPTS_MAX)],
+        attempts: &attempts,
         duration: took,
         connect: last.and_then(|attempt| attempt.connected),
         first_byte: last.and_then(|attempt| attempt.first_byte),
         bytes_in: ctx.traffic.bytes_in,
         bytes_out: ctx.traffic.bytes_out,
-        user_agent: arrival.user_agent.as_ref().map(http::HeaderValue::as_bytes),
+        user_agent: arrival.user_agent.as_ref().map(HeaderValue::as_bytes),
         ending,
         code: ctx.reject.as_ref().map(|reject| reject.kind.code()),
         websocket: ctx.is_tunnel(),

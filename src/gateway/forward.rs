@@ -3,6 +3,7 @@
 use super::context::RequestContext;
 use super::{headers, refuse};
 use crate::base::reject::RejectKind;
+use crate::stage::listen::{forwarded, trace};
 use bytes::Bytes;
 use http::header;
 use pingora::http::RequestHeader;
@@ -26,13 +27,18 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
     if let Some(host) = &route.host_header {
         head.insert_header(header::HOST, host)?;
     }
-    for (name, value) in arrival.forwarded.headers() {
+    if !arrival.client.trusted {
+        for claim in forwarded::claims(&head.headers) {
+            head.remove_header(&claim);
+        }
+    }
+    for (name, value) in arrival.forwarded.clone().into_pairs() {
         head.insert_header(name, value)?;
     }
-    head.insert_header("X-Request-Id", &arrival.request_id)?;
-    head.insert_header("traceparent", arrival.trace.header())?;
-    if !arrival.trace.is_continued() {
-        head.remove_header("tracestate");
+    head.insert_header(trace::X_REQUEST_ID, &arrival.request_id)?;
+    head.insert_header(trace::TRACEPARENT, arrival.trace.traceparent())?;
+    if !arrival.trace.continued {
+        head.remove_header(&trace::TRACESTATE);
     }
     headers::change_request(head, &route.request_headers)
 }

@@ -32,7 +32,7 @@ pub async fn failed(
 ) -> FailToProxy {
     let begun = answer_begun(session);
     let (ending, kind) = endings::classify(error, ctx, begun);
-    let reject = ctx.take_reject().unwrap_or_else(|| kind.because(error));
+    let reject = ctx.reject.take().unwrap_or_else(|| kind.because(error));
     ctx.end(ending);
     let can_tell = !begun && !ending.client_is_gone();
     if can_tell && write(session, ctx, &reject).await.is_err() {
@@ -58,7 +58,7 @@ async fn write(session: &mut Session, ctx: &mut RequestContext, reject: &Reject)
     let (status, code, message) = reject.kind.describe();
     let body = format!(
         "{{\"code\":\"{code}\",\"message\":\"{message}\",\"request_id\":\"{}\"}}\n",
-        ctx.request_id()
+        ctx.request_id().to_str().unwrap_or_default()
     );
     let mut head = ResponseHeader::build(status, Some(8))?;
     head.insert_header("Content-Type", "application/json")?;
@@ -105,9 +105,10 @@ pub fn keep_connection_if_cheap(session: &mut Session) {
         .get_header(http::header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let small = length.is_some_and(|length| length <= DRAIN_BYTES_MAX);
-    if small && let Some(http1) = session.as_downstream_mut().as_http1_mut() {
-        http1.set_close_on_response_before_downstream_finish(false);
-        http1.set_total_drain_timeout(Some(DRAIN_TIME_MAX));
+    if small {
+        let downstream = session.as_downstream_mut();
+        downstream.set_close_on_response_before_downstream_finish(false);
+        downstream.set_total_drain_timeout(Some(DRAIN_TIME_MAX));
     }
 }
 

@@ -53,6 +53,9 @@ impl Snapshot {
             let rules = ListenerRules::new(name, settings, state);
             (name.clone(), Arc::new(rules))
         });
+        let Some(routes) = routes.filter(|_| !faults.has_errors()) else {
+            return Err(faults.0);
+        };
         let snapshot = Self {
             revision,
             routes,
@@ -61,9 +64,6 @@ impl Snapshot {
             trusted: TrustedProxies::new(&config.server.trusted_proxies),
             config,
         };
-        if faults.has_errors() {
-            return Err(faults.0);
-        }
         Ok(snapshot)
     }
 }

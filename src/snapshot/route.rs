@@ -4,7 +4,7 @@ use super::{State, TunnelCounts, Upstream, at};
 use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::RouteMetrics;
-use crate::stage::route::rewrite::Rewrite;
+use crate::stage::route::rewrite::{Location, Rewrite};
 use crate::stage::route::settings::{HeaderRules, Respond, Settings};
 use crate::stage::route::table::Table;
 use bytes::Bytes;
@@ -16,8 +16,8 @@ pub struct Route {
     pub name: String,
     pub settings: Settings,
     pub action: Action,
-    /// How the path changes on its way to the endpoint; none: not at all.
-    pub rewrite: Option<Rewrite>,
+    /// How the path changes on its way to the endpoint.
+    pub rewrite: Rewrite,
     pub host_header: Option<HeaderValue>,
     pub request_headers: HeaderChanges,
     pub response_headers: HeaderChanges,
@@ -30,7 +30,7 @@ pub enum Action {
     Forward(Arc<Upstream>),
     Redirect {
         status: u16,
-        to: Rewrite,
+        to: Location,
     },
     Respond {
         status: u16,
@@ -60,7 +60,7 @@ pub(super) fn build_all(
     upstreams: &BTreeMap<String, Arc<Upstream>>,
     state: &State,
     faults: &mut Faults,
-) -> Table<Arc<Route>> {
+) -> Option<Table<Arc<Route>>> {
     let mut routes = Vec::new();
     for (name, settings) in &config.routes {
         if let Some(route) = build(name, settings, upstreams, state, faults) {
@@ -68,10 +68,10 @@ pub(super) fn build_all(
         }
     }
     match Table::build(routes) {
-        Ok(table) => table,
+        Ok(table) => Some(table),
         Err(mut problems) => {
             faults.0.append(&mut problems.0);
-            Table::default()
+            None
         }
     }
 }
@@ -84,14 +84,8 @@ fn build(
     faults: &mut Faults,
 ) -> Option<Route> {
     let here = at("routes", name);
-    let action = action(settings, upstreams, &here, faults)?;
-    let rewrite = match Rewrite::of_route(settings) {
-        Ok(rewrite) => rewrite,
-        Err(what) => {
-            faults.error(here.key("rewrite_path"), what, "");
-            return None;
-        }
-    };
+    let action = action(name, settings, upstreams, faults)?;
+    let rewrite = Rewrite::compile(name, settings, faults)?;
     let host_header = match settings.host_header.as_deref().map(HeaderValue::from_str) {
         Some(Err(error)) => {
             faults.error(here.key("host_header"), error, "write a host name");
@@ -122,9 +116,9 @@ fn build(
 }
 
 fn action(
+    name: &str,
     settings: &Settings,
     upstreams: &BTreeMap<String, Arc<Upstream>>,
-    here: &KeyPath,
     faults: &mut Faults,
 ) -> Option<Action> {
     if let Some(pool) = &settings.pool {
@@ -132,22 +126,18 @@ fn action(
         return upstreams.get(pool).map(|upstream| Action::Forward(Arc::clone(upstream)));
     }
     if let Some(redirect) = &settings.redirect {
-        return match Rewrite::of_redirect(&redirect.to) {
-            Ok(to) => Some(Action::Redirect {
-                status: redirect.status,
-                to,
-            }),
-            Err(what) => {
-                faults.error(here.key("redirect").key("to"), what, "");
-                None
-            }
-        };
+        let to = Location::compile(name, settings, redirect, faults)?;
+        return Some(Action::Redirect {
+            status: redirect.status,
+            to,
+        });
     }
     let respond = settings.respond.as_ref()?;
     match respond_action(respond) {
         Ok(action) => Some(action),
         Err(error) => {
-            faults.error(here.key("respond").key("content_type"), error, "");
+            let at = at("routes", name).key("respond").key("content_type");
+            faults.error(at, error, "");
             None
         }
     }

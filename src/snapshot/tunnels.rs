@@ -1,5 +1,6 @@
 //! Open WebSockets, counted by route and by user, each giving its place back when it ends.
 
+use crate::observe::metrics::{Counted, RouteMetrics};
 use crate::stage::route::settings::WebSocket as Settings;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -19,11 +20,17 @@ pub struct TunnelCounts {
 pub struct Tunnel {
     counts: Arc<TunnelCounts>,
     user: IpAddr,
+    _counted: Counted,
 }
 
 impl TunnelCounts {
     /// Takes a place, or says which limit stands in the way.
-    pub fn open(self: &Arc<Self>, user: IpAddr, limits: &Settings) -> Result<Tunnel, &'static str> {
+    pub fn open(
+        self: &Arc<Self>,
+        user: IpAddr,
+        limits: &Settings,
+        metrics: &RouteMetrics,
+    ) -> Result<Tunnel, &'static str> {
         let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
         if self.total.load(Relaxed) >= limits.max {
             return Err("total");
@@ -37,6 +44,7 @@ impl TunnelCounts {
         Ok(Tunnel {
             counts: Arc::clone(self),
             user,
+            _counted: metrics.websocket_opened(),
         })
     }
 
@@ -69,6 +77,7 @@ fn release<S: BuildHasher>(by_user: &mut HashMap<IpAddr, u32, S>, user: IpAddr) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::metrics::Metrics;
     use std::net::Ipv4Addr;
 
     #[test]
@@ -79,14 +88,15 @@ mod tests {
             max_per_user: 2,
             ..Settings::default()
         };
+        let metrics = Metrics::new("test").route("chat");
         let [a, b] = [1, 2].map(|last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)));
-        let first = counts.open(a, &limits).expect("a place");
-        let _second = counts.open(a, &limits).expect("a place");
-        assert_eq!(counts.open(a, &limits).map(drop), Err("user"));
-        let _third = counts.open(b, &limits).expect("a place");
-        assert_eq!(counts.open(b, &limits).map(drop), Err("total"));
+        let first = counts.open(a, &limits, &metrics).expect("a place");
+        let _second = counts.open(a, &limits, &metrics).expect("a place");
+        assert_eq!(counts.open(a, &limits, &metrics).map(drop), Err("user"));
+        let _third = counts.open(b, &limits, &metrics).expect("a place");
+        assert_eq!(counts.open(b, &limits, &metrics).map(drop), Err("total"));
         drop(first);
-        assert!(counts.open(a, &limits).is_ok());
+        assert!(counts.open(a, &limits, &metrics).is_ok());
         assert_eq!(counts.total(), 2, "the place just taken was given back");
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// For everything before the first request: PROXY header, TLS handshake, HTTP/2 preface.
 const GREETING_MAX: Duration = Duration::from_secs(10);
@@ -159,9 +159,9 @@ impl Listener {
             if !greeter.trusts(&peer) {
                 return Err("proxy_untrusted");
             }
-            let header = proxy_protocol::read(&mut tcp, GREETING_MAX).await;
-            let (source, rest) = header.map_err(|_| "proxy_header_invalid")?;
-            facts.peer = source.unwrap_or(peer);
+            let header = proxy_protocol::read(&mut tcp, Instant::now() + GREETING_MAX).await;
+            let (header, rest) = header.map_err(|_| "proxy_header_invalid")?;
+            facts.peer = header.source.unwrap_or(peer);
             ahead = rest;
         }
         let Some(tls) = &self.tls else {

@@ -97,6 +97,11 @@ impl<T> Table<T> {
         Ok(Self::index(stored))
     }
 
+    /// What the routes lead to, in the order of their names as given.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.routes.iter().map(|stored| &stored.route)
+    }
+
     fn index(routes: Vec<Stored<T>>) -> Self {
         let mut table = Self {
             routes,

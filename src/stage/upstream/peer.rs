@@ -125,6 +125,20 @@ impl PeerTemplate {
         Ok(peer)
     }
 
+    /// The peer for a request that cannot be sent twice: it gets a connection of its own, since a kept
+    /// one may turn out to be closed when part of the request is gone already. HTTP/1.1 only.
+    pub fn fresh_peer(
+        &self,
+        address: &Address,
+        host: Option<&str>,
+        timeouts: PeerTimeouts,
+    ) -> Result<HttpPeer, String> {
+        let mut peer = self.peer(address, host, timeouts)?;
+        peer.group_key = self.next_own_key(peer.group_key);
+        peer.options.idle_timeout = Some(Duration::ZERO);
+        Ok(peer)
+    }
+
     /// False for `idle: 0s`. Requests over HTTP/1.1 should then say `Connection: close`; if they
     /// do not, the connection is still never used again.
     pub fn keeps_connections(&self) -> bool {
@@ -186,6 +200,10 @@ impl PeerTemplate {
         if self.keepalive || peer.options.alpn.get_max_http_version() == 2 {
             return group_key;
         }
+        self.next_own_key(group_key)
+    }
+
+    fn next_own_key(&self, group_key: u64) -> u64 {
         group_key.wrapping_add(1 + self.serial.fetch_add(1, Relaxed))
     }
 }

@@ -28,6 +28,20 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// As the access log calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotSent => "connect_failed",
+            Self::ReusedClosedSilent => "kept_connection_closed",
+            Self::RefusedUnprocessed => "refused_unprocessed",
+            Self::Reset => "reset",
+            Self::Status(_) => "status",
+            Self::TimedOutFirstByte => "timed_out",
+            Self::Malformed => "malformed",
+            Self::AnswerBegun => "cut",
+        }
+    }
+
     /// Whether the next attempt waits a little (see [`backoff`]): an endpoint that answered is
     /// alive and perhaps overloaded. Else the next one is tried at once.
     pub fn waits(self) -> bool {
