@@ -27,15 +27,13 @@ pub use source::{Source, faults_json, render};
 
 /// A table of 10,000 short routes takes 0.8 MiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// A value of the environment this short is blanked only where it was used: `1` is everywhere.
-const VARIABLE_BYTES_MIN: usize = 6;
 
 /// What became of a document.
 #[derive(Debug)]
 pub struct Loaded {
     /// None when there are errors.
     pub config: Option<Config>,
-    /// Everything that is wrong, warnings too, in the order of the text; at most 100.
+    /// Everything that is wrong, warnings too, in the order of the text; at most 100, and a last one that says so.
     pub faults: Vec<Fault>,
     /// For [`render`] and [`faults_json`].
     pub source: Source,
@@ -137,21 +135,13 @@ impl Source {
         faults
     }
 
-    /// Replaces values of the environment by the names of their variables.
+    /// Takes out of the sentences what came from the environment, and what is too long to be read.
     fn redact(&mut self, faults: &mut [Fault], variables: &[Variable]) {
         for fault in faults {
-            let hidden = self.is_hidden(&fault.at);
-            let before = fault.what.clone();
-            for Variable { name, value } in variables {
-                if value.len() >= VARIABLE_BYTES_MIN || (hidden && !value.is_empty()) {
-                    let name = format!("${{{name}}}");
-                    fault.what = fault.what.replace(value, &name);
-                    fault.fix = fault.fix.replace(value, &name);
-                }
-            }
-            if fault.what != before {
-                self.rename_mark(fault, before);
-            }
+            let used = self.used(&fault.at);
+            let what = values::redact(&fault.what, used, variables);
+            fault.fix = values::redact(&fault.fix, used, variables);
+            self.rephrase(fault, what);
         }
     }
 }

@@ -87,7 +87,7 @@ impl Error for Problem {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         let fix = suggest::hint(variant, expected.iter().copied());
-        Self::value(format!("`{}` is not known here", short(variant)), fix)
+        Self::value(format!("`{variant}` is not known here"), fix)
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -97,7 +97,7 @@ impl Error for Problem {
             key: field.to_owned(),
             meant,
         };
-        Self::new(kind, format!("unknown key `{}`", short(field)), fix)
+        Self::new(kind, format!("unknown key `{field}`"), fix)
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -110,21 +110,13 @@ impl Error for Problem {
     }
 }
 
-/// At most 60 characters of a value.
-pub fn short(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 fn seen(found: &Unexpected<'_>) -> String {
     match found {
         Unexpected::Bool(value) => format!("the boolean `{value}`"),
         Unexpected::Unsigned(value) => format!("the number `{value}`"),
         Unexpected::Signed(value) => format!("the number `{value}`"),
         Unexpected::Float(value) => format!("the number `{value}`"),
-        Unexpected::Str(text) => format!("the text `{}`", short(text)),
+        Unexpected::Str(text) => format!("the text `{text}`"),
         Unexpected::Unit | Unexpected::Option => "null".to_owned(),
         Unexpected::Seq => "a list".to_owned(),
         Unexpected::Map => "a section of keys".to_owned(),

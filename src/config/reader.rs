@@ -1,6 +1,6 @@
 //! Serde's view of the tree: strict types, and each problem tied to the value it is about.
 
-use super::problem::{Kind, Problem, short};
+use super::problem::{Kind, Problem};
 use super::read::Absent;
 use super::tree::{Entry, Node, Scalar, Span, Value};
 use crate::base::fault::KeyPath;
@@ -95,7 +95,8 @@ impl Plain {
             return Self::Text;
         }
         match text {
-            "null" | "~" => return Self::Null,
+            // A variable may hold a word like this; it does not mean "absent".
+            "null" | "~" if scalar.used.is_empty() => return Self::Null,
             "true" => return Self::Bool(true),
             "false" => return Self::Bool(false),
             _ => {}
@@ -150,9 +151,9 @@ impl<'a> Reader<'a> {
         if let Value::Scalar(scalar) = &self.node.value
             && !scalar.text.is_empty()
             && !self.scope.secrets.borrow().contains(&self.node.span)
-            && !detail.what.contains(&short(&scalar.text))
+            && !detail.what.contains(&scalar.text)
         {
-            detail.what = format!("`{}`: {}", short(&scalar.text), detail.what);
+            detail.what = format!("`{}`: {}", scalar.text, detail.what);
         }
         self.node.pruned.set(true);
         absent.insert(path.clone());
@@ -240,7 +241,7 @@ impl<'a> Reader<'a> {
         let found = match &self.node.value {
             _ if self.node.is_empty() => return Problem::empty(),
             Value::Scalar(scalar) if is_null(scalar) => "null".to_owned(),
-            Value::Scalar(scalar) => format!("`{}`", short(&scalar.text)),
+            Value::Scalar(scalar) => format!("`{}`", scalar.text),
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "a section of keys".to_owned(),
         };

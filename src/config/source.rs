@@ -2,17 +2,18 @@
 
 use super::read::FAULTS_MAX;
 use super::tree::{Node, Span, Value};
+use super::values::Variable;
 use crate::base::fault::{Fault, KeyPath, Severity};
 use serde_json::json;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 /// Characters of a source line that are shown; longer ones are cut around the fault.
 const LINE_CHARS_MAX: usize = 120;
 
 /// The text that was read, and the places of things in it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Source {
     /// The name of the file, as it was given.
     pub origin: String,
@@ -20,6 +21,15 @@ pub struct Source {
     root: Option<Node>,
     marks: HashMap<(KeyPath, String), Span>,
     secrets: BTreeSet<Span>,
+}
+
+impl fmt::Debug for Source {
+    /// The text and the tree may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A place in the text, counted from 1, columns in characters.
@@ -61,10 +71,19 @@ impl Source {
 
     /// Sorted by place, errors before warnings where there are too many to show.
     pub(super) fn arrange(&self, faults: &mut Vec<Fault>) {
+        let more = faults.len() >= FAULTS_MAX;
         // Finding a place takes time in proportion to the document; so does an honest list.
         faults.sort_by_key(|fault| Reverse(fault.severity == Severity::Error));
         faults.truncate(FAULTS_MAX);
         faults.sort_by_key(|fault| self.span(fault));
+        if more {
+            faults.push(Fault {
+                severity: Severity::Error,
+                at: KeyPath(vec![String::new()]),
+                what: format!("only the first {FAULTS_MAX} faults are told"),
+                fix: "mend them and check again".to_owned(),
+            });
+        }
     }
 
     /// The fault of this sentence is about the key, not about the value.
@@ -80,17 +99,21 @@ impl Source {
         }
     }
 
-    pub(super) fn rename_mark(&mut self, fault: &Fault, before: String) {
-        if let Some(span) = self.marks.remove(&(fault.at.clone(), before)) {
+    /// Says another sentence at the same place.
+    pub(super) fn rephrase(&mut self, fault: &mut Fault, what: String) {
+        let before = (fault.at.clone(), std::mem::replace(&mut fault.what, what));
+        if let Some(span) = self.marks.remove(&before) {
             let key = (fault.at.clone(), fault.what.clone());
             self.marks.insert(key, span);
         }
     }
 
-    /// Whether the value at this path came from the environment.
-    pub(super) fn is_hidden(&self, at: &KeyPath) -> bool {
-        let (node, _) = self.find(at).unzip();
-        matches!(node.map(|node| &node.value), Some(Value::Scalar(scalar)) if scalar.hidden)
+    /// What of the value at this path came from the environment.
+    pub(super) fn used(&self, at: &KeyPath) -> &[Variable] {
+        match self.find(at).map(|(node, _)| &node.value) {
+            Some(Value::Scalar(scalar)) => &scalar.used,
+            _ => &[],
+        }
     }
 
     fn span(&self, fault: &Fault) -> Option<Span> {
@@ -114,7 +137,7 @@ impl Source {
     /// the value itself where it is a scalar, else its key.
     fn find(&self, at: &KeyPath) -> Option<(&Node, Span)> {
         let mut node = self.root.as_ref()?;
-        let mut span = None;
+        let mut span = at.0.is_empty().then_some(node.span);
         for key in &at.0 {
             let Some((next, key_span)) = child(node, key) else {
                 break;
@@ -239,7 +262,8 @@ pub fn render(source: &Source, faults: &[Fault]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "{severity}: {what}");
         let (Some(place), Some(span)) = (source.place(fault), source.span(fault)) else {
-            let _ = writeln!(out, " --> {} {}", source.origin, fault.at);
+            let head = format!(" --> {}  {}", source.origin, fault.at);
+            let _ = writeln!(out, "{}", head.trim_end());
             if !fix.is_empty() {
                 let _ = writeln!(out, "  = {fix}");
             }

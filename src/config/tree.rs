@@ -5,7 +5,7 @@
 
 use super::values::{self, Variable};
 use crate::base::fault::{Faults, KeyPath};
-use granit_parser::{Event, Parser, ScalarStyle, StrInput};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, StrInput};
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
@@ -41,10 +41,10 @@ pub enum Value {
 #[derive(Debug, Clone)]
 pub struct Scalar {
     pub text: String,
-    /// Neither quoted nor a block.
+    /// Neither quoted nor a block; or one variable, quoted or not.
     pub plain: bool,
-    /// Whether a part of the text came from the environment.
-    pub hidden: bool,
+    /// What of the text came from the environment; never to be shown.
+    pub used: Vec<Variable>,
 }
 
 #[derive(Debug, Clone)]
@@ -73,7 +73,8 @@ impl Node {
 
     /// Whether there is no value at all: `tls:` with nothing behind it.
     pub fn is_empty(&self) -> bool {
-        matches!(&self.value, Value::Scalar(scalar) if scalar.plain && scalar.text.is_empty())
+        matches!(&self.value, Value::Scalar(scalar) if scalar.plain)
+            && self.span.start == self.span.end
     }
 }
 
@@ -100,6 +101,7 @@ pub fn build(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Tree {
         emit_unresolved_aliases: true,
     };
     let mut builder = Builder {
+        text,
         events: Parser::new_from_str_with_options(text, options),
         env,
         path: KeyPath::root(),
@@ -118,6 +120,7 @@ pub fn build(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Tree {
 struct Broken;
 
 struct Builder<'a> {
+    text: &'a str,
     events: Parser<'a, StrInput<'a>>,
     env: &'a dyn Fn(&str) -> Option<String>,
     path: KeyPath,
@@ -154,6 +157,9 @@ impl<'a> Builder<'a> {
         match self.events.next() {
             Some(Ok((event, span))) => {
                 let range = span.byte_range().unwrap_or_default();
+                // Where there is a tag, it is the tag that is complained of.
+                let tag = span.tag_start().and_then(|tag| tag.byte_offset());
+                let range = tag.unwrap_or(range.start)..range.end;
                 Ok((
                     event,
                     Span {
@@ -164,16 +170,27 @@ impl<'a> Builder<'a> {
             }
             Some(Err(error)) => {
                 let start = error.marker().byte_offset().unwrap_or_default();
-                self.stop(
-                    Span {
-                        start,
-                        end: start + 1,
-                    },
-                    &error.info(),
-                    "",
-                )
+                let end = start + 1;
+                let (what, fix) = self.syntax(&error, start);
+                self.stop(Span { start, end }, &what, fix)
             }
             None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    fn syntax(&self, error: &ScanError, start: usize) -> (String, &'static str) {
+        let before = self.text.get(..start).unwrap_or_default();
+        let fix = if before.ends_with('$') {
+            "put quotes around `${…}` inside `{ }` and `[ ]`"
+        } else {
+            ""
+        };
+        match error.kind() {
+            ErrorKind::RecursionLimitExceeded => (
+                format!("more than {DEPTH_MAX} values inside each other"),
+                fix,
+            ),
+            _ => (error.info(), fix),
         }
     }
 
@@ -210,7 +227,9 @@ impl<'a> Builder<'a> {
             Ok(expanded) => (expanded, false),
             Err(complaints) => {
                 for (what, fix) in complaints {
-                    self.tree.faults.error(self.path.clone(), what, fix);
+                    let at = self.path.clone();
+                    self.tree.marks.insert((at.clone(), what.clone()), span);
+                    self.tree.faults.error(at, what, fix);
                 }
                 let text = text.to_owned();
                 (
@@ -222,13 +241,15 @@ impl<'a> Builder<'a> {
                 )
             }
         };
-        let plain = style == ScalarStyle::Plain;
+        // Inside `{ }` and `[ ]` a variable must be quoted, whatever it stands for.
+        let quoted_variable = values::is_one_variable(text) && !faulty;
+        let plain = style == ScalarStyle::Plain || quoted_variable;
         // The parser says `~` where nothing stands; we tell the two apart.
-        let absent = plain && span.start == span.end;
+        let absent = style == ScalarStyle::Plain && span.start == span.end;
         let scalar = Scalar {
             text: if absent { String::new() } else { expanded.text },
             plain,
-            hidden: !expanded.used.is_empty(),
+            used: expanded.used.clone(),
         };
         self.tree.variables.extend(expanded.used);
         let node = Node::new(span, Value::Scalar(scalar));

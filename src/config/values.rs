@@ -105,6 +105,56 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
+/// A value shorter than this is taken out only where it was used: `1` is everywhere.
+const VARIABLE_BYTES_MIN: usize = 6;
+/// So many characters of a value in a row tell something of it.
+const PIECE_CHARS: usize = 4;
+/// A sentence is cut here.
+const SENTENCE_CHARS_MAX: usize = 400;
+
+/// A sentence about a value, without what came from the environment: `used` stands in the value
+/// itself, so that not even a piece of it may be told; `all` are those of the whole document.
+pub fn redact(sentence: &str, used: &[Variable], all: &[Variable]) -> String {
+    let long = all
+        .iter()
+        .filter(|variable| variable.value.len() >= VARIABLE_BYTES_MIN);
+    let mut sentence = sentence.to_owned();
+    for Variable { name, value } in long {
+        sentence = sentence.replace(value, &format!("${{{name}}}"));
+    }
+    for Variable { name, value } in used.iter().filter(|variable| !variable.value.is_empty()) {
+        let pieces = sentence.split('`').map(|piece| {
+            if piece == value {
+                format!("${{{name}}}")
+            } else if reveals(piece, value) {
+                "***".to_owned()
+            } else {
+                piece.to_owned()
+            }
+        });
+        sentence = pieces.collect::<Vec<_>>().join("`");
+    }
+    match sentence.char_indices().nth(SENTENCE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &sentence[..end]),
+        None => sentence,
+    }
+}
+
+/// Whether a piece of a sentence tells a piece of the value, in whatever case.
+fn reveals(piece: &str, value: &str) -> bool {
+    let piece = piece.to_lowercase();
+    let value: Vec<char> = value.to_lowercase().chars().collect();
+    let windows = value.windows(PIECE_CHARS.min(value.len()));
+    let mut windows = windows.map(|window| window.iter().collect::<String>());
+    let part = value.iter().collect::<String>().contains(&piece) && !piece.is_empty();
+    part || windows.any(|window| piece.contains(&window))
+}
+
+/// Whether the text is one variable and nothing else.
+pub fn is_one_variable(text: &str) -> bool {
+    text.starts_with("${") && text.find('}') == Some(text.len() - 1)
+}
+
 /// The inverse: text that `expand` turns back into `text`.
 pub fn escape(text: &str) -> String {
     text.replace("${", "$${")
@@ -157,6 +207,40 @@ mod tests {
             assert_eq!(complaints.len(), count, "{text}");
             assert!(complaints[0].0.contains(part), "{text}: {complaints:?}");
         }
+    }
+
+    #[test]
+    fn not_even_a_piece_of_a_value_is_told() {
+        let used = |value: &str| {
+            let name = "NAME".to_owned();
+            [Variable {
+                name,
+                value: value.to_owned(),
+            }]
+        };
+        for (sentence, value, expected) in [
+            ("`abcdefg` is wrong", "abcdefg", "`${NAME}` is wrong"),
+            (
+                "`xyz-abcdefg` is wrong",
+                "abcdefg",
+                "`xyz-${NAME}` is wrong",
+            ),
+            ("write `abcdefg`", "ABCDEFG", "write `***`"),
+            ("`cdef` in it", "abcdefg", "`***` in it"),
+            ("`x-abcd` in it", "abcdefg", "`***` in it"),
+            ("`80` is wrong", "80", "`${NAME}` is wrong"),
+            ("`8` of it", "80", "`***` of it"),
+            ("`threads` is wrong", "80", "`threads` is wrong"),
+        ] {
+            let used = used(value);
+            assert_eq!(redact(sentence, &used, &used), expected, "{sentence}");
+        }
+        assert_eq!(
+            redact("of 80 and abcdefg", &[], &used("80")),
+            "of 80 and abcdefg"
+        );
+        assert_eq!(redact("of abcdefg", &[], &used("abcdefg")), "of ${NAME}");
+        assert!(redact(&"é".repeat(1_000), &[], &[]).chars().count() <= 401);
     }
 
     proptest! {

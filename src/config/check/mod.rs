@@ -108,11 +108,11 @@ impl Report<'_> {
         name: &str,
         names: impl Iterator<Item = &'n String> + Clone,
     ) {
-        if self
-            .absent
-            .contains(&KeyPath::root().key(section).key(name))
-            || !self.counts(&at)
-        {
+        let section = KeyPath::root().key(section);
+        let unreadable = [section.key(name), section]
+            .iter()
+            .any(|at| self.absent.contains(at));
+        if unreadable || !self.counts(&at) {
             return;
         }
         let names = names.map(String::as_str);

@@ -252,7 +252,8 @@ fn rewriting(
     if let Some(prefix) = &settings.strip_prefix {
         let at = at.key("strip_prefix");
         report.form(at.clone(), words::path(prefix));
-        if names.is_some() && !settings.path.iter().any(|path| path.starts_with(prefix)) {
+        let certain = names.is_some() && prefix.starts_with('/');
+        if certain && !settings.path.iter().any(|path| path.starts_with(prefix)) {
             let what = format!("no path of the route begins with `{prefix}`");
             report.error(at.clone(), what, "strip what the paths begin with");
         }
