@@ -6,6 +6,9 @@
 //! answer streams back, and `gateway::finish` counts and logs how it ended.
 //! `gateway/hooks.rs` is the table of contents.
 
+pub mod cli;
+pub mod demo;
+pub mod server;
 pub mod gateway;
 pub mod stage;
 pub mod admin;
@@ -13,4 +16,3 @@ pub mod snapshot;
 pub mod config;
 pub mod observe;
 pub mod base;
-pub mod server;

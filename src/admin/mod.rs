@@ -1,1 +1,168 @@
-//! admin
+//! The face for operators: metrics, health, status and reload, on a listener of their own.
+//!
+//! Nobody is asked who they are: the listener belongs on loopback or a private network. What a
+//! browser could be tricked into sending across sites is refused all the same.
+
+mod connection;
+
+pub use connection::serve;
+
+use crate::observe::metrics::{CONTENT_TYPE, Metrics};
+use async_trait::async_trait;
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+/// The body of a reload means nothing; more of it than this is refused.
+const BODY_BYTES_MAX: usize = 16 << 10;
+/// For reading a body.
+const BODY_DEADLINE: Duration = Duration::from_secs(5);
+/// For a reload, its turn included. It goes on when the caller has given up.
+const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
+
+/// One part of the gateway that must be ready before callers are sent to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Part {
+    pub name: String,
+    pub ready: bool,
+    /// Why it is not; empty when it is.
+    pub why: String,
+}
+
+/// What the rest of the gateway shows to operators.
+#[async_trait]
+pub trait AdminView: Send + Sync {
+    fn readiness(&self) -> Vec<Part>;
+
+    /// Pools, endpoints, health, requests in flight, revision of the configuration.
+    fn status(&self) -> Value;
+
+    /// Reads the configuration again: the new revision, or what is wrong with it.
+    async fn reload(&self) -> Result<u64, Value>;
+
+    /// Sets the gauges that are read only when somebody looks.
+    fn refresh_metrics(&self);
+}
+
+#[derive(Clone)]
+struct Admin {
+    view: Arc<dyn AdminView>,
+    metrics: Arc<Metrics>,
+    /// Held by the reload that runs; the others wait.
+    reloading: Arc<Mutex<()>>,
+}
+
+fn router(view: Arc<dyn AdminView>, metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(show_readiness))
+        .route("/status", get(show_status))
+        .route("/reload", post(reload))
+        .fallback(|| async { refusal(StatusCode::NOT_FOUND, "not_found", "there is no such page") })
+        .method_not_allowed_fallback(|| async {
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            refusal(
+                status,
+                "method_not_allowed",
+                "this page does not take this method",
+            )
+        })
+        .with_state(Admin {
+            view,
+            metrics,
+            reloading: Arc::default(),
+        })
+        .layer(axum::middleware::map_response(not_stored))
+}
+
+async fn show_metrics(State(admin): State<Admin>) -> Response {
+    admin.view.refresh_metrics();
+    let kind = [("content-type", CONTENT_TYPE)];
+    (kind, admin.metrics.render()).into_response()
+}
+
+async fn show_readiness(State(admin): State<Admin>) -> Response {
+    let parts = admin.view.readiness();
+    let waiting: Vec<&Part> = parts.iter().filter(|part| !part.ready).collect();
+    if waiting.is_empty() {
+        return (StatusCode::OK, "ok\n").into_response();
+    }
+    let body = json!({ "code": "not_ready", "message": "not ready yet", "not_ready": waiting });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+async fn show_status(State(admin): State<Admin>) -> Json<Value> {
+    Json(admin.view.status())
+}
+
+async fn reload(State(admin): State<Admin>, headers: HeaderMap, body: Body) -> Response {
+    if comes_from_another_site(&headers) {
+        let message = "a page in a browser may not do this";
+        return refusal(StatusCode::FORBIDDEN, "cross_site", message);
+    }
+    match timeout(BODY_DEADLINE, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) => {
+            let message = "a reload takes no body";
+            return refusal(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
+        }
+        Err(_) => {
+            let message = "the request body did not arrive in time";
+            return refusal(StatusCode::REQUEST_TIMEOUT, "body_timed_out", message);
+        }
+    }
+    // On a task of its own: a caller that leaves must not stop a reload half-way.
+    let task = tokio::spawn(async move {
+        let _turn = admin.reloading.lock().await;
+        admin.view.reload().await
+    });
+    match timeout(RELOAD_DEADLINE, task).await {
+        Ok(Ok(Ok(revision))) => Json(json!({ "revision": revision })).into_response(),
+        Ok(Ok(Err(faults))) => {
+            let message = "the configuration was refused; the one before it stays";
+            let body = json!({ "code": "config_refused", "message": message, "faults": faults });
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(body)).into_response()
+        }
+        Ok(Err(_)) => {
+            let message = "the reload failed; see the log";
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        }
+        Err(_) => {
+            let message = "the reload is still running; see /status";
+            refusal(StatusCode::GATEWAY_TIMEOUT, "still_running", message)
+        }
+    }
+}
+
+/// Browsers say so; programs send neither header. `Origin` alone is enough: it comes with every
+/// POST of a page, and no page of ours sends one.
+fn comes_from_another_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    let foreign = site.is_some_and(|site| site != "none" && site != "same-origin");
+    headers.contains_key("origin") || foreign
+}
+
+/// Figures and states are true now only.
+async fn not_stored(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+    (status, Json(json!({ "code": code, "message": message }))).into_response()
+}
+
+#[cfg(test)]
+mod tests;

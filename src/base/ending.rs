@@ -80,3 +80,10 @@ endings! {
     /// Nobody said how it ended: a bug, and a metric that must stay 0.
     Unknown, "unknown", Gateway;
 }
+
+impl Ending {
+    /// Whether nobody is left who could be told.
+    pub const fn client_is_gone(self) -> bool {
+        matches!(self, Self::ClientLeft)
+    }
+}

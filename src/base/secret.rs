@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 
 /// Read with [`Secret::expose`], and nowhere else.
+///
+/// Not `transparent`: the name tells the reader of the document that `file:/path` is meant for it.
 #[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {

@@ -185,6 +185,9 @@ written_as_text!(
 );
 written_as_text!(Percent, "a share such as `20%`", r"^[0-9]{1,3}\s*%$");
 
+/// The name by which the reader of the document knows [`OneOrMany`], to read one value of any type as a list.
+pub const ONE_OR_MANY: &str = "OneOrMany";
+
 /// One value or a list of them: `path: /a` or `path: [/a, /b]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OneOrMany<T>(pub Vec<T>);
@@ -223,8 +226,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
                 Vec::deserialize(SeqAccessDeserializer::new(seq)).map(OneOrMany)
             }
+            fn visit_newtype_struct<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Self::Value, D::Error> {
+                deserializer.deserialize_any(self)
+            }
         }
-        deserializer.deserialize_any(Either(PhantomData))
+        deserializer.deserialize_newtype_struct(ONE_OR_MANY, Either(PhantomData))
     }
 }
 

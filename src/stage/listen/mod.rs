@@ -1,3 +1,10 @@
 //! Where from: sockets, TLS, the PROXY protocol, and who is really calling.
 
+pub mod accept;
+pub mod conn;
+pub mod forwarded;
+pub mod proxy_protocol;
+pub mod resolver;
 pub mod settings;
+pub mod tls;
+pub mod trace;

@@ -1,0 +1,43 @@
+# The door for people: each target installs what it misses.
+#   make demo   the gateway in front of three example backends
+#   make test   everything CI runs that is not style
+#   make run    the gateway with conf/gateway.yaml (CONFIG=… for another)
+#   make check  format, lints, licences, unused dependencies
+#   make bench  beside nginx, HAProxy and a bare Pingora, on this machine
+#   make image  the container image
+
+CARGO  ?= cargo
+CONFIG ?= conf/gateway.yaml
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: demo run test check bench image build-needs test-needs bench-needs check-needs
+.DEFAULT_GOAL := demo
+
+demo: build-needs
+	$(CARGO) run --locked --release --bin onemind -- demo $(ARGS)
+
+run: build-needs
+	$(CARGO) run --locked --release --bin onemind -- run -c $(CONFIG)
+
+test: build-needs test-needs
+	.ci/test
+
+check: build-needs check-needs
+	.ci/check
+
+bench: build-needs bench-needs
+	$(CARGO) build --locked --release --bin onemind
+	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench compare -- $(ARGS)
+
+image:
+	docker build -t onemind-gateway .
+
+# Debian packages, with or without sudo. Pingora's compression libraries are built by cmake.
+build-needs:
+	@.ci/install cmake cc:gcc make
+test-needs:
+	@.ci/install curl
+bench-needs:
+	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux
+check-needs:
+	@.ci/install-tools cargo-deny cargo-machete

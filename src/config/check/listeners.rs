@@ -1,0 +1,119 @@
+//! Listeners: addresses that do not collide, certificates that can be read.
+
+use super::{Report, words};
+use crate::base::fault::KeyPath;
+use crate::stage::listen::settings::{CertificateSettings, Settings, TlsSettings};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+
+pub(super) fn check(report: &mut Report<'_>) {
+    let at = KeyPath::root().key("listeners");
+    let config = report.config;
+    report.must(
+        !config.listeners.is_empty() || report.absent.any_below(&at),
+        at.clone(),
+        "there is no listener: nobody could connect",
+        "write `listeners: { http: { address: 0.0.0.0:8080 } }`",
+    );
+    for (name, settings) in &config.listeners {
+        listener(&at.key(name), settings, report);
+    }
+    addresses(&at, report);
+}
+
+fn listener(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
+    report.must(
+        !settings.address.is_empty() || !report.sure(at, "address"),
+        at.clone(),
+        "the listener has no address",
+        "write `address: 0.0.0.0:8080`",
+    );
+    if let Some(tls) = &settings.tls {
+        self::tls(&at.key("tls"), tls, report);
+    }
+    if let Some(port) = settings.redirect_to_https {
+        let at = at.key("redirect_to_https");
+        report.must(
+            port > 0,
+            at.clone(),
+            "port 0 cannot be connected to",
+            "write the port of the TLS listener, such as 443",
+        );
+        let what = "`redirect_to_https` and `tls` exclude each other";
+        let fix = "redirect from a listener without `tls`";
+        report.must(settings.tls.is_none(), at, what, fix);
+    }
+    if settings.proxy_protocol
+        && report.config.server.trusted_proxies.is_empty()
+        && report.sure(&KeyPath::root().key("server"), "trusted_proxies")
+    {
+        let what =
+            "`proxy_protocol` without `server.trusted_proxies`: every connection would be refused";
+        let fix = "name the networks of the proxies there";
+        report.error(at.key("proxy_protocol"), what, fix);
+    }
+    report.not_zero(at, "keepalive", settings.keepalive.0, "");
+}
+
+fn tls(at: &KeyPath, tls: &TlsSettings, report: &mut Report<'_>) {
+    let certificates = at.key("certificates");
+    report.must(
+        !tls.certificates.is_empty() || !report.sure(at, "certificates"),
+        at.clone(),
+        "`tls` without certificates",
+        "write `certificates: [{ certificate: cert.pem, key: key.pem }]`",
+    );
+    for (index, pair) in tls.certificates.iter().enumerate() {
+        certificate(&certificates.key(index), pair, report);
+    }
+    if let Some(auth) = &tls.client_auth {
+        report.readable(at.key("client_auth").key("ca"), &auth.ca);
+    }
+}
+
+fn certificate(at: &KeyPath, pair: &CertificateSettings, report: &mut Report<'_>) {
+    report.readable(at.key("certificate"), &pair.certificate);
+    report.readable(at.key("key"), &pair.key);
+}
+
+/// An address can be taken once. On Linux a wildcard and an address of its family collide too,
+/// unless both are opened to share the port; who wrote them should know.
+fn addresses(at: &KeyPath, report: &mut Report<'_>) {
+    let config = report.config;
+    let mut owners: HashMap<SocketAddr, String> = HashMap::new();
+    let mut wildcards: BTreeMap<(u16, bool), SocketAddr> = BTreeMap::new();
+    let admin = KeyPath::root().key("admin").key("address");
+    let mut all = Vec::new();
+    if !report.absent.contains(&admin) {
+        all.push((admin, "`admin`".to_owned(), config.admin.address));
+    }
+    for (name, settings) in &config.listeners {
+        for (index, address) in settings.address.iter().enumerate() {
+            let at = at.key(name).key("address").key(index);
+            all.push((at, format!("listener `{name}`"), *address));
+        }
+    }
+    // Port 0 is a different port each time.
+    all.retain(|(_, _, address)| address.port() != 0);
+    for (at, owner, address) in &all {
+        if let Some(other) = owners.insert(*address, owner.clone()) {
+            let what = format!("the address `{address}` is taken by {other} already");
+            report.error(at.clone(), what, "choose another port");
+        }
+        if address.ip().is_unspecified() {
+            wildcards.insert((address.port(), address.is_ipv6()), *address);
+        }
+    }
+    for (at, _, address) in &all {
+        let wildcard = wildcards.get(&(address.port(), address.is_ipv6()));
+        if let Some(wildcard) = wildcard.filter(|wildcard| *wildcard != address) {
+            let what = format!("`{address}` is part of `{wildcard}`, which is listened on too");
+            report.warning(at.clone(), what, "remove one of them");
+        }
+    }
+}
+
+/// A name as SNI and `Host` carry it.
+pub(super) fn server_name(at: KeyPath, name: &str, report: &mut Report<'_>) {
+    report.form(at, words::host(name));
+}

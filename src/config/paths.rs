@@ -1,0 +1,41 @@
+//! Paths in the document begin at its folder, wherever the gateway was started.
+
+use super::Config;
+use std::path::{Path, PathBuf};
+
+/// Every key whose value is a path, in one place.
+pub fn resolve(config: &mut Config, folder: &Path) {
+    let log = &mut config.server.access_log;
+    if !matches!(log.as_str(), "stdout" | "off" | "") {
+        *log = folder.join(&*log).to_string_lossy().into_owned();
+    }
+    let server_tls = config.listeners.values_mut().filter_map(|l| l.tls.as_mut());
+    for tls in server_tls {
+        for pair in &mut tls.certificates {
+            join(folder, [&mut pair.certificate, &mut pair.key]);
+        }
+        join(folder, tls.client_auth.iter_mut().map(|auth| &mut auth.ca));
+    }
+    for pool in config.pools.values_mut() {
+        if let Some(tls) = &mut pool.tls {
+            let files = [
+                &mut tls.ca,
+                &mut tls.client_certificate,
+                &mut tls.client_key,
+            ];
+            join(folder, files.into_iter().flatten());
+        }
+        for endpoint in &mut pool.endpoints {
+            if let Some(path) = endpoint.address.strip_prefix("unix:") {
+                let path = folder.join(path);
+                endpoint.address = format!("unix:{}", path.display());
+            }
+        }
+    }
+}
+
+fn join<'a>(folder: &Path, paths: impl IntoIterator<Item = &'a mut PathBuf>) {
+    for path in paths {
+        *path = folder.join(&*path);
+    }
+}

@@ -1,0 +1,151 @@
+//! `onemind demo`: the real gateway, in front of three small example backends.
+
+mod backend;
+mod certificate;
+mod switchboard;
+
+use crate::cli::control_runtime;
+use crate::config::Environment;
+use crate::observe::logging;
+use crate::server::{Server, StartError};
+use backend::Backend;
+use clap::Args;
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The example backends; `a` is the one to kill and revive.
+const BACKENDS: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Args)]
+pub struct Options {
+    /// The configuration; its addresses come from the flags below
+    #[arg(short, long, value_name = "FILE", default_value = "conf/demo.yaml")]
+    config: PathBuf,
+    /// Plain HTTP
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    http: SocketAddr,
+    /// HTTPS, with a self-signed certificate
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
+    https: SocketAddr,
+    /// Metrics, health, status
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    admin: SocketAddr,
+    /// Leave after this time, such as 30s
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_period)]
+    duration: Option<Duration>,
+}
+
+fn parse_period(text: &str) -> Result<Duration, String> {
+    let period = crate::base::units::Period::parse(text);
+    period
+        .map(|period| period.0)
+        .ok_or_else(|| format!("`{text}` is not a length of time such as `30s`"))
+}
+
+pub fn run(options: Options) -> ExitCode {
+    logging::start("warn");
+    let shown = match control_runtime() {
+        Ok(runtime) => runtime.block_on(show(options)),
+        Err(error) => Err(StartError::System(error.to_string())),
+    };
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With nowhere to complain to, the exit status still tells.
+            let _ = io::stderr().write_all(error.to_string().as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn show(options: Options) -> Result<(), StartError> {
+    let system = |error: io::Error| StartError::System(error.to_string());
+    let backends = BACKENDS.into_iter().map(Backend::start);
+    let backends = Arc::new(backends.collect::<io::Result<Vec<_>>>().map_err(system)?);
+    let switchboard = switchboard::start(Arc::clone(&backends)).await.map_err(system)?;
+    let certificate = certificate::make().map_err(system)?;
+    let environment = environment(&options, &backends, &certificate);
+    let server = Server::start(&options.config, environment).await?;
+    say(&guide(&options, &backends, switchboard)).map_err(system)?;
+    let served = server.run();
+    match options.duration {
+        None => served.await.map_err(system),
+        Some(duration) => tokio::time::timeout(duration, served)
+            .await
+            .unwrap_or(Ok(()))
+            .map_err(system),
+    }
+}
+
+/// The configuration is the one in the file; only addresses and files of this run are put in.
+fn environment(
+    options: &Options,
+    backends: &[Backend],
+    certificate: &certificate::Files,
+) -> Environment {
+    let mut values = HashMap::from([
+        ("DEMO_HTTP".to_owned(), options.http.to_string()),
+        ("DEMO_HTTPS".to_owned(), options.https.to_string()),
+        ("DEMO_HTTPS_PORT".to_owned(), options.https.port().to_string()),
+        ("DEMO_ADMIN".to_owned(), options.admin.to_string()),
+        (
+            "DEMO_CERTIFICATE".to_owned(),
+            certificate.certificate.display().to_string(),
+        ),
+        ("DEMO_KEY".to_owned(), certificate.key.display().to_string()),
+    ]);
+    for backend in backends {
+        let name = format!("DEMO_BACKEND_{}", backend.name.to_uppercase());
+        values.insert(name, backend.address.to_string());
+    }
+    Arc::new(move |name| values.get(name).cloned())
+}
+
+fn guide(options: &Options, backends: &[Backend], switchboard: SocketAddr) -> String {
+    let (http, https, admin) = (options.http, options.https, options.admin);
+    let listed: String = backends
+        .iter()
+        .map(|backend| format!("  backend {}  http://{}\n", backend.name, backend.address))
+        .collect();
+    format!(
+        r#"
+OneMind Gateway is serving {config}
+  http       http://{http}
+  https      https://{https}  (self-signed: curl -k)
+  admin      http://{admin}
+{listed}
+Round robin: each answer names its backend
+  for i in 1 2 3 4 5 6; do curl -s http://{http}/; done
+The same over TLS and HTTP/2
+  curl -sk https://{https}/ -w '%{{http_version}} %{{http_code}}\n'
+Kill backend a, see that nothing fails, revive it
+  curl -s -X POST http://{switchboard}/kill/a
+  for i in 1 2 3 4 5 6; do curl -s http://{http}/; done
+  curl -s http://{admin}/status
+  curl -s -X POST http://{switchboard}/revive/a
+A slow answer (2 s), and one that streams
+  curl -s http://{http}/slow?seconds=2
+  curl -sN http://{http}/stream
+A sticky WebSocket: the cookie brings you back to the same backend
+  curl -si --http1.1 -N --max-time 2 http://{http}/ws -H 'Connection: Upgrade' -H 'Upgrade: websocket' \
+    -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' | grep -ai 'cookie\|backend'
+  again with  -H 'Cookie: <name=value from Set-Cookie>'  : the same backend, whatever round robin says
+Metrics
+  curl -s http://{admin}/metrics | grep onemind_
+Why a request goes where it goes
+  onemind explain -c {config} GET http://{http}/api/users/7
+"#,
+        config = options.config.display(),
+    )
+}
+
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}

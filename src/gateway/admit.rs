@@ -1,0 +1,311 @@
+//! Arrive, then be admitted: the order of these functions is the policy.
+
+use super::context::{Admission, Arrival, RequestContext, Sticky};
+use super::dispatch;
+use crate::base::reject::{Reject, RejectKind};
+use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
+use crate::stage::listen::conn::facts_of;
+use crate::stage::listen::forwarded::{self, ForwardedHeaders};
+use crate::stage::listen::trace::Trace;
+use crate::stage::route::host::Host;
+use crate::stage::upstream::balance::hash;
+use crate::stage::upstream::settings::{BalanceSettings, HashKey, StickyOn};
+use crate::stage::upstream::sticky;
+use bytes::Bytes;
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Uri, header};
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// What a request that was not refused meets next.
+pub enum Next {
+    Forward,
+    Answer(ResponseHeader, Bytes),
+}
+
+/// Pingora keeps this much of a body for another attempt; see `BODY_BUF_LIMIT` there.
+const REPLAY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Facts first: who calls, on which listener, under which request id.
+pub fn arrive(session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
+    let arrival = arrival(session, ctx).ok_or_else(|| {
+        Error::explain(
+            ErrorType::InternalError,
+            "a connection that came through no listener of this configuration",
+        )
+    })?;
+    let downstream = session.as_downstream_mut();
+    // Off already means that this answer is to be the last on its connection.
+    if downstream.get_keepalive().is_some() {
+        downstream.set_keepalive(Some(arrival.listener.keepalive.as_secs().max(1)));
+    }
+    ctx.arrival = Some(arrival);
+    Ok(())
+}
+
+fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
+    let digest = session.digest()?;
+    let facts = facts_of(digest)?;
+    let listener = Arc::clone(ctx.snapshot.listeners.get(&*facts.listener)?);
+    let head: &Parts = session.req_header();
+    let client = forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls);
+    let trace = Trace::begin(&head.headers, client.trusted);
+    let authority = head.uri.authority().map(Authority::as_str);
+    let authority = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
+    let host = authority
+        .clone()
+        .or_else(|| head.headers.get(header::HOST).cloned());
+    Some(Arrival {
+        counted: listener.metrics.request_began(),
+        listener,
+        request_id: trace.request_id(&head.headers, client.trusted),
+        forwarded: ForwardedHeaders::new(&client, &head.headers, authority),
+        trace,
+        client,
+        method: head.method.clone(),
+        uri: head.uri.clone(),
+        version: head.version,
+        host,
+        user_agent: head.headers.get(header::USER_AGENT).cloned(),
+        tls_version: digest.ssl_digest.as_ref().map(|tls| tls.version.clone()),
+    })
+}
+
+/// Route, then limits, then a place at an endpoint: nothing is taken for a request that will be refused.
+pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next, Reject> {
+    if let Some(port) = listener(ctx).and_then(|listener| listener.redirect_to_https) {
+        return to_https(session.req_header(), port);
+    }
+    let snapshot = Arc::clone(&ctx.snapshot);
+    let parts: &Parts = session.req_header();
+    let host = Host::of(parts)?;
+    let name = listener(ctx).map_or("", |listener| listener.name.as_str());
+    let found = snapshot.routes.find(parts, name, &host)?;
+    let route = Arc::clone(found.route);
+    let query = parts.uri.query();
+    let target = match &route.action {
+        Action::Forward(_) if route.rewrite.keeps(&found) => None,
+        Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
+        Action::Redirect { status, to } => {
+            let location = to.apply(&found, query)?;
+            ctx.admission = Some(Admission::of(route.clone()));
+            return redirect(*status, &location);
+        }
+        Action::Respond { .. } => None,
+    };
+    drop(found);
+    ctx.admission = Some(Admission {
+        target,
+        ..Admission::of(Arc::clone(&route))
+    });
+    limit_body(parts, &route)?;
+    let Action::Forward(upstream) = &route.action else {
+        return respond(&route.action);
+    };
+    let tunnel = open_tunnel(parts, ctx, &route)?;
+    let hash_key = hash_key(parts, ctx, upstream);
+    let sticky = sticky(parts, tunnel.is_some(), upstream);
+    let large_body = is_large_body(session);
+    if let Some(admission) = &mut ctx.admission {
+        admission.hash_key = hash_key;
+        admission.sticky = sticky;
+        admission.large_body = large_body;
+        admission.tunnel = tunnel;
+    }
+    limit_caller(session, ctx, &route);
+    dispatch::reserve(ctx).await?;
+    Ok(Next::Forward)
+}
+
+fn listener(ctx: &RequestContext) -> Option<&Arc<ListenerRules>> {
+    ctx.arrival.as_ref().map(|arrival| &arrival.listener)
+}
+
+/// Same host, path and query; 308 keeps method and body (RFC 9110 section 15.4.9).
+fn to_https(parts: &Parts, port: u16) -> Result<Next, Reject> {
+    let host = Host::of(parts)?;
+    if host.is_empty() {
+        return Err(RejectKind::BadRequest.because("no host to redirect to"));
+    }
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let location = match port {
+        443 => format!("https://{host}{path}"),
+        port => format!("https://{host}:{port}{path}"),
+    };
+    redirect(308, &location)
+}
+
+fn redirect(status: u16, location: &str) -> Result<Next, Reject> {
+    let head = head(status, 0).and_then(|mut head| {
+        head.insert_header(header::LOCATION, location)?;
+        Ok(head)
+    });
+    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
+    Ok(Next::Answer(head, Bytes::new()))
+}
+
+fn respond(action: &Action) -> Result<Next, Reject> {
+    let Action::Respond {
+        status,
+        content_type,
+        body,
+    } = action
+    else {
+        return Err(RejectKind::Internal.because("the route has no fixed answer"));
+    };
+    let bodyless = matches!(status, 204 | 304);
+    let length = if bodyless { 0 } else { body.len() };
+    let head = head(*status, length).and_then(|mut head| {
+        if bodyless {
+            head.remove_header(&header::CONTENT_LENGTH);
+        } else {
+            head.insert_header(header::CONTENT_TYPE, content_type)?;
+        }
+        Ok(head)
+    });
+    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
+    let body = if bodyless { Bytes::new() } else { body.clone() };
+    Ok(Next::Answer(head, body))
+}
+
+fn head(status: u16, length: usize) -> Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(status, Some(6))?;
+    head.insert_header(header::CONTENT_LENGTH, length)?;
+    Ok(head)
+}
+
+/// A body that says it is too large is refused unread; one that does not say is counted as it comes.
+fn limit_body(parts: &Parts, route: &Route) -> Result<(), Reject> {
+    let max = route.settings.body_max.0;
+    match content_length(&parts.headers) {
+        Some(length) if length > max => {
+            Err(RejectKind::BodyTooLarge.because(format_args!("{length} bytes, {max} allowed")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether the body may be larger than what can be sent twice.
+fn is_large_body(session: &mut Session) -> bool {
+    if session.is_body_empty() {
+        return false;
+    }
+    content_length(&session.req_header().headers).is_none_or(|length| length > REPLAY_BYTES_MAX)
+}
+
+/// A WebSocket is a request like any other until here; what is special is how long it stays.
+fn open_tunnel(
+    parts: &Parts,
+    ctx: &RequestContext,
+    route: &Route,
+) -> Result<Option<Tunnel>, Reject> {
+    if !asks_for_websocket(parts) {
+        return Ok(None);
+    }
+    let settings = &route.settings.websocket;
+    let refuse = |kind: RejectKind, reason: &'static str| {
+        route.metrics.websocket_rejected(reason);
+        kind.because(reason)
+    };
+    if !settings.enabled {
+        return Err(refuse(RejectKind::UpgradeNotAllowed, "not_enabled"));
+    }
+    if !origin_is_allowed(&parts.headers, &settings.origins.0) {
+        return Err(refuse(RejectKind::OriginNotAllowed, "origin"));
+    }
+    let user = ctx.arrival.as_ref().ok_or(RejectKind::Internal)?.client.subscriber();
+    let tunnel = route.tunnels.open(user, settings, &route.metrics);
+    tunnel
+        .map(Some)
+        .map_err(|reason| refuse(RejectKind::TooManyWebSockets, reason))
+}
+
+/// RFC 6455 section 4.1: `Connection: Upgrade` and `Upgrade: websocket`, by HTTP/1.1 only.
+fn asks_for_websocket(parts: &Parts) -> bool {
+    let names = |name, token: &str| {
+        let values = parts.headers.get_all(name).into_iter();
+        let texts = values.filter_map(|value| value.to_str().ok());
+        texts
+            .flat_map(|text| text.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(token))
+    };
+    parts.version == http::Version::HTTP_11
+        && parts.headers.contains_key(header::UPGRADE)
+        && names(header::UPGRADE, "websocket")
+        && names(header::CONNECTION, "upgrade")
+}
+
+/// Browsers always send `Origin`; a caller without one is no browser, and cannot be tricked by a page.
+fn origin_is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
+    let origin = headers.get(header::ORIGIN);
+    allowed.is_empty()
+        || origin.is_none_or(|origin| {
+            let origin = origin.as_bytes();
+            allowed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin))
+        })
+}
+
+/// What the pool's `hash` is taken of; none where the request does not have it.
+fn hash_key(parts: &Parts, ctx: &RequestContext, upstream: &Upstream) -> Option<u64> {
+    let BalanceSettings::Hash(key) = &upstream.settings.balance else {
+        return None;
+    };
+    let value: Cow<'_, [u8]> = match key {
+        HashKey::User | HashKey::Address => {
+            let subscriber = ctx.arrival.as_ref()?.client.subscriber();
+            Cow::Owned(subscriber.to_string().into_bytes())
+        }
+        HashKey::Header(name) => Cow::Borrowed(parts.headers.get(name)?.as_bytes()),
+        HashKey::Cookie(name) => Cow::Borrowed(sticky::cookies(cookies(parts), name).next()?),
+    };
+    Some(hash::key_of(&value))
+}
+
+fn sticky(parts: &Parts, is_websocket: bool, upstream: &Upstream) -> Sticky {
+    let (Some(sticky), Some(settings)) = (&upstream.sticky, &upstream.settings.sticky) else {
+        return Sticky::Off;
+    };
+    if settings.on == StickyOn::Websocket && !is_websocket {
+        return Sticky::Off;
+    }
+    let members = upstream.pool.members();
+    match sticky.read(cookies(parts), (&upstream.pool.name, &members), unix_now()) {
+        Some(kept) => Sticky::Bound {
+            endpoint: kept.endpoint,
+            renew: kept.renew,
+        },
+        None => Sticky::Unbound,
+    }
+}
+
+fn cookies(parts: &Parts) -> impl Iterator<Item = &[u8]> {
+    let lines = parts.headers.get_all(header::COOKIE).into_iter();
+    lines.map(HeaderValue::as_bytes)
+}
+
+/// How long the caller may take over its body, and over reading the answer.
+fn limit_caller(session: &mut Session, ctx: &RequestContext, route: &Route) {
+    let idle = route.settings.timeouts.idle.0;
+    let downstream = session.as_downstream_mut();
+    if ctx.is_tunnel() {
+        downstream.set_read_timeout(None);
+        downstream.set_write_timeout(Some(route.settings.websocket.idle.0));
+        return;
+    }
+    downstream.set_read_timeout(Some(idle));
+    downstream.set_write_timeout(Some(idle));
+}
+
+/// Path and query as they are logged.
+pub fn path_of(uri: &Uri) -> &[u8] {
+    uri.path_and_query()
+        .map_or(b"/", |path| path.as_str().as_bytes())
+}

@@ -1,0 +1,256 @@
+//! One request, from its birth in `new_ctx` to its one line in the access log.
+
+use super::finish::Reporter;
+use crate::base::client::Client;
+use crate::base::ending::Ending;
+use crate::base::reject::Reject;
+use crate::observe::metrics::Counted;
+use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
+use crate::stage::listen::forwarded::ForwardedHeaders;
+use crate::stage::listen::trace::Trace;
+use crate::stage::upstream::endpoint::Endpoint;
+use crate::stage::upstream::pool::Lease;
+use crate::stage::upstream::retry::Failure;
+use crate::stage::upstream::socket::Silence;
+use http::{HeaderValue, Method, Uri, Version};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What is known of a request grows by stage; a field is `None` until its stage has run.
+pub struct RequestContext {
+    /// Pinned at birth: a request sees one configuration, whatever is reloaded meanwhile.
+    pub snapshot: Arc<Snapshot>,
+    pub started: Instant,
+    pub arrival: Option<Arrival>,
+    pub admission: Option<Admission>,
+    /// The place at an endpoint that is held now, or was taken for the next attempt.
+    pub lease: Option<Lease>,
+    pub attempts: Vec<Attempt>,
+    pub traffic: Traffic,
+    pub reject: Option<Reject>,
+    pub ending: Option<Ending>,
+    /// Status sent to the caller, 0 for none.
+    pub status: u16,
+    pub(super) reporter: Arc<Reporter>,
+    pub(super) reported: bool,
+}
+
+/// Facts from the connection and the request head.
+pub struct Arrival {
+    pub listener: Arc<ListenerRules>,
+    /// Counts the request as in flight.
+    pub counted: Counted,
+    pub client: Client,
+    pub forwarded: ForwardedHeaders,
+    pub trace: Trace,
+    pub request_id: HeaderValue,
+    pub method: Method,
+    pub uri: Uri,
+    pub version: Version,
+    /// The authority asked for, as it was written.
+    pub host: Option<HeaderValue>,
+    pub user_agent: Option<HeaderValue>,
+    pub tls_version: Option<Cow<'static, str>>,
+}
+
+/// Proof that a request was routed and is within its limits.
+pub struct Admission {
+    pub route: Arc<Route>,
+    /// Path and query to forward when they differ from the caller's.
+    pub target: Option<String>,
+    /// What the pool's `hash` is taken of.
+    pub hash_key: Option<u64>,
+    /// Whether the request carries a body that the retry buffer cannot hold.
+    pub large_body: bool,
+    /// The place of a WebSocket among those open; given back on drop.
+    pub tunnel: Option<Tunnel>,
+    /// The cookie that binds the caller to an endpoint must be sent: none came, or a stale one.
+    pub sticky: Sticky,
+}
+
+impl Admission {
+    pub fn of(route: Arc<Route>) -> Self {
+        Self {
+            route,
+            target: None,
+            hash_key: None,
+            large_body: false,
+            tunnel: None,
+            sticky: Sticky::Off,
+        }
+    }
+}
+
+/// How a request stands to the pool's stickiness.
+#[derive(Debug, Clone)]
+pub enum Sticky {
+    Off,
+    /// No cookie, or one that leads nowhere any more: tell the caller where it went.
+    Unbound,
+    /// The cookie names this endpoint; a new one is due when `renew` is set.
+    Bound {
+        endpoint: Arc<Endpoint>,
+        renew: bool,
+    },
+}
+
+/// One try at one endpoint.
+pub struct Attempt {
+    pub endpoint: Arc<Endpoint>,
+    pub started: Instant,
+    /// Time to connect; none for a connection used again.
+    pub connected: Option<Duration>,
+    pub first_byte: Option<Duration>,
+    pub status: Option<u16>,
+    pub failure: Option<Failure>,
+    pub took: Duration,
+    /// The silence limit of its connection, and this attempt's number there.
+    pub silence: Option<(Arc<Silence>, u64)>,
+}
+
+impl Attempt {
+    pub fn new(endpoint: Arc<Endpoint>, started: Instant) -> Self {
+        Self {
+            endpoint,
+            started,
+            connected: None,
+            first_byte: None,
+            status: None,
+            failure: None,
+            took: Duration::ZERO,
+            silence: None,
+        }
+    }
+
+    pub fn measures(&self) -> Measures<'_> {
+        Measures {
+            endpoint: &self.endpoint,
+            status: self.status,
+            connect: self.connected,
+            first_byte: self.first_byte,
+            total: self.took,
+        }
+    }
+
+    /// The connection is given back: its time limits were this attempt's.
+    fn release(&mut self) {
+        if let Some((silence, turn)) = self.silence.take() {
+            silence.lift(turn);
+        }
+    }
+}
+
+/// Bytes of bodies, as the caller sees them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Traffic {
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+impl RequestContext {
+    pub fn new(snapshot: Arc<Snapshot>, reporter: Arc<Reporter>, started: Instant) -> Self {
+        Self {
+            snapshot,
+            started,
+            arrival: None,
+            admission: None,
+            lease: None,
+            attempts: Vec::new(),
+            traffic: Traffic::default(),
+            reject: None,
+            ending: None,
+            status: 0,
+            reporter,
+            reported: false,
+        }
+    }
+
+    /// Empty only for a request that came through no listener.
+    pub fn request_id(&self) -> HeaderValue {
+        let arrival = self.arrival.as_ref();
+        arrival.map_or(HeaderValue::from_static(""), |arrival| {
+            arrival.request_id.clone()
+        })
+    }
+
+    pub fn route(&self) -> Option<&Arc<Route>> {
+        self.admission.as_ref().map(|admission| &admission.route)
+    }
+
+    /// When the request must be over; tunnels have no such time.
+    pub fn deadline(&self) -> Option<Instant> {
+        let admission = self.admission.as_ref()?;
+        if admission.tunnel.is_some() {
+            return None;
+        }
+        self.started.checked_add(admission.route.settings.timeouts.total.0)
+    }
+
+    pub fn is_over_total(&self) -> bool {
+        self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Until the deadline; none where there is none.
+    pub fn time_left(&self) -> Option<Duration> {
+        let deadline = self.deadline()?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether an attempt has met a kept connection that was closed at the other end.
+    pub fn found_stale_connection(&self) -> bool {
+        let failures = self.attempts.iter().filter_map(|attempt| attempt.failure);
+        failures.into_iter().any(|failure| failure == Failure::ReusedClosedSilent)
+    }
+
+    /// The attempt is over, well or badly: its place at the endpoint is free again.
+    pub fn release_attempt(&mut self) {
+        if let Some(attempt) = self.attempts.last_mut() {
+            attempt.release();
+        }
+        self.lease = None;
+    }
+
+    /// Whether the request asked for a WebSocket and was admitted as one.
+    pub fn is_tunnel(&self) -> bool {
+        self.admission
+            .as_ref()
+            .is_some_and(|admission| admission.tunnel.is_some())
+    }
+
+    /// The first word on how the request ended stands.
+    pub fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+    }
+
+    pub fn refused(&mut self, reject: Reject) {
+        self.end(super::endings::of_reject(reject.kind));
+        self.reject = Some(reject);
+    }
+
+    /// Headers that every answer carries, ours or an endpoint's.
+    pub fn decorate(&self, head: &mut ResponseHeader) -> Result<()> {
+        let Some(arrival) = &self.arrival else {
+            return Ok(());
+        };
+        if let Some(hsts) = &arrival.listener.hsts {
+            head.insert_header("Strict-Transport-Security", hsts)?;
+        }
+        if let Some(route) = self.route() {
+            super::headers::change_response(head, &route.response_headers)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RequestContext {
+    /// Pingora does not call `logging` when a task is cut (a panic, the end of a drain):
+    /// the request still gets its line, and its place in the gauges is given back.
+    fn drop(&mut self) {
+        if !self.reported {
+            super::finish::report(self);
+        }
+    }
+}

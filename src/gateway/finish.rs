@@ -1,0 +1,140 @@
+//! The end of every request: counted once, logged once, under exactly one name.
+
+use super::context::{Arrival, Attempt, RequestContext};
+use super::{admit, endings, refuse};
+use crate::base::ending::Ending;
+use crate::observe::access_log::{self, AccessLog, Record};
+use crate::observe::metrics::{Finished, Metrics, RouteMetrics};
+use crate::stage::upstream::retry::Failure;
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use pingora::Error;
+use pingora::proxy::Session;
+use smallvec::SmallVec;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// nginx's status for a caller that left before it was answered.
+const CLIENT_LEFT: u16 = 499;
+
+/// Where endings are reported.
+pub struct Reporter {
+    pub metrics: Arc<Metrics>,
+    pub access_log: ArcSwap<AccessLog>,
+    /// Counts requests that no route takes.
+    pub no_route: Arc<RouteMetrics>,
+}
+
+/// Settles on the ending, then reports it.
+pub fn run(session: &mut Session, error: Option<&Error>, ctx: &mut RequestContext) {
+    ctx.traffic.bytes_in = session.as_downstream().body_bytes_read() as u64;
+    if ctx.ending.is_none() {
+        let begun = refuse::answer_begun(session);
+        let ending = match error {
+            Some(error) => endings::classify(error, ctx, begun).0,
+            None if session.was_upgraded() => Ending::TunnelClosed,
+            None if begun => Ending::Completed,
+            None => Ending::Unknown,
+        };
+        ctx.end(ending);
+    }
+    report(ctx);
+}
+
+/// Reports once; also from the context's destructor, where no session is left to ask.
+pub(super) fn report(ctx: &mut RequestContext) {
+    if std::mem::replace(&mut ctx.reported, true) {
+        return;
+    }
+    settle_attempt(ctx);
+    let Some(arrival) = &ctx.arrival else {
+        return;
+    };
+    let ending = ctx.ending.unwrap_or(Ending::CutByDrain);
+    let status = if ctx.status == 0 && ending.client_is_gone() {
+        CLIENT_LEFT
+    } else {
+        ctx.status
+    };
+    let took = ctx.started.elapsed();
+    count(ctx, arrival, ending, (status, took));
+    log(ctx, arrival, ending, (status, took));
+}
+
+/// The attempt that was under way is over, and its place at the endpoint free.
+fn settle_attempt(ctx: &mut RequestContext) {
+    let now = Instant::now();
+    if let Some(attempt) = ctx.attempts.last_mut()
+        && attempt.took.is_zero()
+    {
+        attempt.took = now - attempt.started;
+    }
+    if let Some(upstream) = ctx.route().and_then(|route| route.upstream()) {
+        upstream.count_attempts(ctx.attempts.iter().map(Attempt::measures));
+    }
+    ctx.release_attempt();
+}
+
+fn count(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): (u16, Duration)) {
+    let route = ctx.route().map_or(&ctx.reporter.no_route, |route| &route.metrics);
+    route.finished(&Finished {
+        listener: &arrival.listener.metrics,
+        method: &arrival.method,
+        status,
+        ending,
+        duration: took,
+        bytes_in: ctx.traffic.bytes_in,
+        bytes_out: ctx.traffic.bytes_out,
+    });
+}
+
+fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): (u16, Duration)) {
+    let log = ctx.reporter.access_log.load();
+    let attempts: SmallVec<[_; 2]> = ctx
+        .attempts
+        .iter()
+        .map(|attempt| access_log::Attempt {
+            endpoint: &attempt.endpoint.name,
+            reason: attempt.failure.map_or(ending.name(), Failure::name),
+            duration: attempt.took,
+        })
+        .collect();
+    let last = ctx.attempts.last();
+    let route = ctx.route();
+    log.write(&Record {
+        time: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
+        request_id: arrival.request_id.to_str().unwrap_or_default(),
+        trace_id: arrival.trace.trace_id(),
+        client: arrival.client.address,
+        peer: arrival.client.peer,
+        listener: &arrival.listener.name,
+        protocol: protocol(arrival.version),
+        tls: arrival.tls_version.as_deref(),
+        method: arrival.method.as_str(),
+        host: arrival.host.as_ref().map_or(b"", HeaderValue::as_bytes),
+        path: admit::path_of(&arrival.uri),
+        status,
+        upstream_status: last.and_then(|attempt| attempt.status),
+        route: route.map(|route| route.name.as_str()),
+        pool: route.and_then(|route| route.upstream()).map(|up| up.pool.name.as_str()),
+        endpoint: last.map(|attempt| attempt.endpoint.name.as_str()),
+        attempts: &attempts,
+        duration: took,
+        connect: last.and_then(|attempt| attempt.connected),
+        first_byte: last.and_then(|attempt| attempt.first_byte),
+        bytes_in: ctx.traffic.bytes_in,
+        bytes_out: ctx.traffic.bytes_out,
+        user_agent: arrival.user_agent.as_ref().map(HeaderValue::as_bytes),
+        ending,
+        code: ctx.reject.as_ref().map(|reject| reject.kind.code()),
+        websocket: ctx.is_tunnel(),
+    });
+}
+
+fn protocol(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_2 => "HTTP/2",
+        http::Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}

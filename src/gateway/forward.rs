@@ -1,0 +1,61 @@
+//! What leaves for the endpoint: head and body of the request. Runs again on every retry.
+
+use super::context::RequestContext;
+use super::{headers, refuse};
+use crate::base::reject::RejectKind;
+use crate::stage::listen::{forwarded, trace};
+use bytes::Bytes;
+use http::header;
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+
+pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
+    let (Some(arrival), Some(admission)) = (&ctx.arrival, &ctx.admission) else {
+        return Err(Error::explain(
+            ErrorType::InternalError,
+            "forwarding a request that was not admitted",
+        ));
+    };
+    let route = &admission.route;
+    if let Some(target) = &admission.target {
+        let uri = target.parse::<http::Uri>().map_err(|error| {
+            Error::because(ErrorType::InternalError, "the rewritten path is no URI", error)
+        })?;
+        head.set_uri(uri);
+    }
+    if let Some(host) = &route.host_header {
+        head.insert_header(header::HOST, host)?;
+    }
+    if !arrival.client.trusted {
+        for claim in forwarded::claims(&head.headers) {
+            head.remove_header(&claim);
+        }
+    }
+    for (name, value) in arrival.forwarded.clone().into_pairs() {
+        head.insert_header(name, value)?;
+    }
+    head.insert_header(trace::X_REQUEST_ID, &arrival.request_id)?;
+    head.insert_header(trace::TRACEPARENT, arrival.trace.traceparent())?;
+    if !arrival.trace.continued {
+        head.remove_header(&trace::TRACESTATE);
+    }
+    headers::change_request(head, &route.request_headers)
+}
+
+/// Counts the body, and stops it where the route's limit is passed.
+pub fn body(session: &Session, chunk: Option<&Bytes>, ctx: &mut RequestContext) -> Result<()> {
+    let Some(chunk) = chunk else {
+        return Ok(());
+    };
+    // Read from the caller, not handed to the endpoint: a retry sends the same bytes again.
+    ctx.traffic.bytes_in = session.as_downstream().body_bytes_read() as u64;
+    if ctx.is_tunnel() {
+        return Ok(());
+    }
+    let max = ctx.route().map_or(u64::MAX, |route| route.settings.body_max.0);
+    if ctx.traffic.bytes_in.max(chunk.len() as u64) > max {
+        return Err(refuse::as_error(ctx, RejectKind::BodyTooLarge.into()));
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! Every "no" becomes bytes here: a small JSON body, and a connection that stays usable.
+
+use super::context::RequestContext;
+use super::endings;
+use crate::base::reject::{Reject, RejectKind};
+use bytes::Bytes;
+use pingora::http::ResponseHeader;
+use pingora::proxy::{FailToProxy, Session};
+use pingora::{Error, Result};
+use std::time::Duration;
+
+/// A refused request's body up to this size is read and thrown away, so that the connection can
+/// serve the next request; with a larger one it is cheaper to close.
+const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+
+/// How long such a body may take to arrive.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Answers with the refusal. Used before anything was sent upstream.
+pub async fn run(session: &mut Session, ctx: &mut RequestContext, reject: Reject) -> Result<bool> {
+    keep_connection_if_cheap(session);
+    let written = write(session, ctx, &reject).await;
+    ctx.refused(reject);
+    written.map(|()| true)
+}
+
+/// Pingora's last word on a request that failed: says it to the caller, if that is still possible.
+pub async fn failed(
+    session: &mut Session,
+    error: &Error,
+    ctx: &mut RequestContext,
+) -> FailToProxy {
+    let begun = answer_begun(session);
+    let (ending, kind) = endings::classify(error, ctx, begun);
+    let reject = ctx.reject.take().unwrap_or_else(|| kind.because(error));
+    ctx.end(ending);
+    let can_tell = !begun && !ending.client_is_gone();
+    if can_tell && write(session, ctx, &reject).await.is_err() {
+        tracing::debug!("the caller left before it could be told");
+    }
+    let error_code = if can_tell { reject.kind.status() } else { 0 };
+    ctx.reject = Some(reject);
+    FailToProxy {
+        error_code,
+        can_reuse_downstream: can_tell,
+    }
+}
+
+/// Whether a final answer has begun: a 1xx does not count.
+pub fn answer_begun(session: &Session) -> bool {
+    session
+        .as_downstream()
+        .response_written()
+        .is_some_and(|head| !head.status.is_informational() || head.status.as_u16() == 101)
+}
+
+async fn write(session: &mut Session, ctx: &mut RequestContext, reject: &Reject) -> Result<()> {
+    let (status, code, message) = reject.kind.describe();
+    let body = format!(
+        "{{\"code\":\"{code}\",\"message\":\"{message}\",\"request_id\":\"{}\"}}\n",
+        ctx.request_id().to_str().unwrap_or_default()
+    );
+    let mut head = ResponseHeader::build(status, Some(8))?;
+    head.insert_header("Content-Type", "application/json")?;
+    head.insert_header("Content-Length", body.len().to_string())?;
+    head.insert_header("Cache-Control", "no-store")?;
+    head.insert_header("X-Request-Id", ctx.request_id())?;
+    if let Some(wait) = reject.retry_after {
+        head.insert_header("Retry-After", whole_seconds(wait).to_string())?;
+    }
+    if let Some(allow) = &reject.allow {
+        head.insert_header("Allow", allow.as_str())?;
+    }
+    send(session, ctx, head, Bytes::from(body)).await
+}
+
+/// Sends a whole answer of our own; without the body when the caller asked by `HEAD`.
+pub async fn send(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    mut head: ResponseHeader,
+    body: Bytes,
+) -> Result<()> {
+    ctx.decorate(&mut head)?;
+    ctx.status = head.status.as_u16();
+    let bodyless = session.req_header().method == http::Method::HEAD || body.is_empty();
+    session
+        .write_response_header(Box::new(head), bodyless)
+        .await?;
+    if bodyless {
+        return Ok(());
+    }
+    ctx.traffic.bytes_out += body.len() as u64;
+    session.write_response_body(Some(body), true).await
+}
+
+/// `Retry-After` counts whole seconds, and too early would be a lie.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// Pingora closes a connection whose request body was not read; a small one is worth reading.
+pub fn keep_connection_if_cheap(session: &mut Session) {
+    let length = session
+        .get_header(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let small = length.is_some_and(|length| length <= DRAIN_BYTES_MAX);
+    if small {
+        let downstream = session.as_downstream_mut();
+        downstream.set_close_on_response_before_downstream_finish(false);
+        downstream.set_total_drain_timeout(Some(DRAIN_TIME_MAX));
+    }
+}
+
+/// For errors of our own making: the reason stays in the context, Pingora only carries the flag.
+pub fn as_error(ctx: &mut RequestContext, reject: Reject) -> Box<Error> {
+    let error = Error::explain(
+        pingora::ErrorType::Custom("refused"),
+        reject.kind.code().to_owned(),
+    );
+    ctx.reject = Some(reject);
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_rounded_up() {
+        for (millis, seconds) in [(0, 0), (1, 1), (999, 1), (1000, 1), (1001, 2)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
+        }
+        assert_eq!(RejectKind::QueueFull.status(), 503);
+    }
+}

@@ -1,0 +1,118 @@
+//! What comes back: the endpoint's head and body on their way to the caller.
+
+use super::context::{RequestContext, Sticky};
+use super::dispatch;
+use crate::stage::upstream::ejection::Outcome;
+use bytes::Bytes;
+use http::StatusCode;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+use pingora::{Error, ErrorType, Result};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The endpoint's head, before anything of it is passed on: the last moment to try another endpoint.
+pub fn upstream_head(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(());
+    }
+    let now = Instant::now();
+    let status = head.status.as_u16();
+    if let Some(attempt) = ctx.attempts.last_mut() {
+        attempt.first_byte = Some(now - attempt.started);
+        attempt.status = Some(status);
+    }
+    let outcome = if status >= 500 {
+        Outcome::Error
+    } else {
+        Outcome::Success
+    };
+    if let Some(lease) = &mut ctx.lease {
+        lease.report(outcome, now);
+    }
+    if dispatch::retries_status(session, ctx, status) {
+        let mut error = Error::create(
+            ErrorType::HTTPStatus(status),
+            pingora::ErrorSource::Upstream,
+            None,
+            None,
+        );
+        error.set_retry(true);
+        return Err(error);
+    }
+    limit_silence_of_body(ctx);
+    Ok(())
+}
+
+/// From here on the limit is the one between two bytes.
+fn limit_silence_of_body(ctx: &RequestContext) {
+    let Some(admission) = &ctx.admission else {
+        return;
+    };
+    let settings = &admission.route.settings;
+    let limit = if admission.tunnel.is_some() {
+        settings.websocket.idle
+    } else {
+        settings.timeouts.idle
+    };
+    let silence = ctx.attempts.last().and_then(|attempt| attempt.silence.as_ref());
+    if let Some((silence, _)) = silence {
+        silence.limit(limit.0, ctx.deadline());
+    }
+}
+
+/// The head as the caller will see it.
+pub fn head(
+    session: &mut Session,
+    head: &mut ResponseHeader,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(());
+    }
+    ctx.status = head.status.as_u16();
+    ctx.decorate(head)?;
+    head.insert_header("X-Request-Id", ctx.request_id())?;
+    bind_to_endpoint(head, ctx)?;
+    if ctx.is_tunnel() && head.status == StatusCode::SWITCHING_PROTOCOLS {
+        // The wire to the endpoint watches over the silence of both directions.
+        session.as_downstream_mut().set_read_timeout(None);
+    }
+    Ok(())
+}
+
+/// Tells the caller by cookie which endpoint it went to, when it does not know yet.
+fn bind_to_endpoint(head: &mut ResponseHeader, ctx: &RequestContext) -> Result<()> {
+    let (Some(admission), Some(lease)) = (&ctx.admission, &ctx.lease) else {
+        return Ok(());
+    };
+    let Some(upstream) = admission.route.upstream() else {
+        return Ok(());
+    };
+    let knows = match &admission.sticky {
+        Sticky::Off => return Ok(()),
+        Sticky::Unbound => false,
+        Sticky::Bound { endpoint, renew } => !renew && Arc::ptr_eq(endpoint, lease.endpoint()),
+    };
+    if knows {
+        return Ok(());
+    }
+    let secure = ctx.arrival.as_ref().is_some_and(|arrival| arrival.client.tls);
+    if let Some(cookie) = upstream.sticky_cookie(lease.endpoint(), secure) {
+        head.append_header("Set-Cookie", cookie)?;
+    }
+    Ok(())
+}
+
+pub fn body(chunk: Option<&Bytes>, ctx: &mut RequestContext) -> Result<Option<Duration>> {
+    ctx.traffic.bytes_out += chunk.map_or(0, |chunk| chunk.len() as u64);
+    if ctx.is_over_total() {
+        return Error::e_explain(ErrorType::ReadTimedout, "the total time limit has passed")
+            .map_err(|error: Box<Error>| error.into_up());
+    }
+    Ok(None)
+}

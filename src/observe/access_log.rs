@@ -1,0 +1,141 @@
+//! One JSON line for each request, written beside the request path.
+//!
+//! Invariant: a request never waits for the log. Its line goes into a bounded buffer that one thread
+//! empties; when the buffer is full the line is dropped and counted.
+
+mod line;
+mod redact;
+mod text;
+mod writer;
+
+use super::metrics::Metrics;
+use crate::base::ending::Ending;
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+use writer::Writer;
+
+/// Everything the log says of one request. Text from callers is taken as bytes: it may be anything.
+#[derive(Debug, Clone)]
+pub struct Record<'a> {
+    /// When the request head had arrived.
+    pub time: SystemTime,
+    pub request_id: &'a str,
+    pub trace_id: &'a str,
+    /// The caller, as far as trusted peers say.
+    pub client: IpAddr,
+    /// The peer of the socket.
+    pub peer: SocketAddr,
+    pub listener: &'a str,
+    /// `HTTP/1.1`, `HTTP/2`.
+    pub protocol: &'a str,
+    /// The version of TLS towards the caller.
+    pub tls: Option<&'a str>,
+    pub method: &'a str,
+    pub host: &'a [u8],
+    /// Path and query; values of secret parameters are replaced by `***`.
+    pub path: &'a [u8],
+    /// As sent, or 499 when the caller left before.
+    pub status: u16,
+    /// As the last endpoint answered.
+    pub upstream_status: Option<u16>,
+    pub route: Option<&'a str>,
+    pub pool: Option<&'a str>,
+    /// The endpoint of the last attempt.
+    pub endpoint: Option<&'a str>,
+    /// All attempts in order; written only if there was more than one.
+    pub attempts: &'a [Attempt<'a>],
+    pub duration: Duration,
+    /// To connect in the last attempt; none for a connection used again.
+    pub connect: Option<Duration>,
+    /// From the request sent to the first byte of the answer, in the last attempt.
+    pub first_byte: Option<Duration>,
+    /// Body bytes from the caller.
+    pub bytes_in: u64,
+    /// Body bytes to the caller.
+    pub bytes_out: u64,
+    pub user_agent: Option<&'a [u8]>,
+    pub ending: Ending,
+    /// The code of the refusal, as the caller was told.
+    pub code: Option<&'a str>,
+    pub websocket: bool,
+}
+
+/// One try at one endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    pub endpoint: &'a str,
+    /// How it ended: `completed`, or a word such as `connect_failed`.
+    pub reason: &'a str,
+    pub duration: Duration,
+}
+
+/// Where the lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Off,
+    Stdout,
+    /// Appended to; made if it is absent.
+    File(PathBuf),
+}
+
+impl Target {
+    /// `off`, `stdout`, or the path of a file.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "off" => Self::Off,
+            "stdout" => Self::Stdout,
+            path => Self::File(PathBuf::from(path)),
+        }
+    }
+}
+
+/// The access log. Dropping it writes what is buffered, for at most two seconds.
+pub struct AccessLog {
+    writer: Option<Writer>,
+}
+
+thread_local! {
+    /// Where this thread makes its lines: made here, then copied, so that a lock is held for a copy only.
+    static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl AccessLog {
+    /// Opens the target and starts the writing thread.
+    pub fn open(target: &Target, metrics: &Metrics) -> io::Result<Self> {
+        let counters = writer::Counters {
+            written: metrics.access_log_written.clone(),
+            dropped: metrics.access_log_dropped.clone(),
+        };
+        let writer = match target {
+            Target::Off => None,
+            Target::Stdout => Some(Writer::start(writer::Sink::Stdout, counters)?),
+            Target::File(path) => Some(Writer::start(writer::Sink::File(path.clone()), counters)?),
+        };
+        Ok(Self { writer })
+    }
+
+    /// Takes one line. Costs about a microsecond and never waits for the disk.
+    pub fn write(&self, record: &Record<'_>) {
+        let Some(writer) = &self.writer else {
+            return;
+        };
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            line::write(line, record);
+            writer.push(line);
+        });
+    }
+
+    /// Opens the file anew, after it was renamed. If that fails the old one stays in use.
+    pub fn reopen(&self) {
+        if let Some(writer) = &self.writer {
+            writer.reopen();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

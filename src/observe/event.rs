@@ -1,0 +1,145 @@
+//! What happens beside the requests: each event writes one line and moves its metric.
+
+use super::metrics::{EndpointMetrics, Metrics, PoolMetrics};
+use std::time::Duration;
+use tracing::{debug, error, info, warn};
+
+/// A certificate that ends sooner than this is worth a line: renewal usually comes 30 days ahead.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
+
+/// An endpoint takes no more requests, because of what probes say of it.
+pub fn endpoint_left(endpoint: &EndpointMetrics, why: &str) {
+    endpoint.up.set(0);
+    let (pool, name) = (endpoint.pool(), endpoint.name());
+    warn!(pool, endpoint = name, why, "endpoint left rotation");
+}
+
+/// An endpoint takes requests again.
+pub fn endpoint_returned(endpoint: &EndpointMetrics) {
+    endpoint.up.set(1);
+    let (pool, name) = (endpoint.pool(), endpoint.name());
+    info!(pool, endpoint = name, "endpoint returned to rotation");
+}
+
+/// An endpoint is left alone for this long, because requests to it failed.
+pub fn endpoint_ejected(endpoint: &EndpointMetrics, reason: &'static str, period: Duration) {
+    endpoint.ejected(reason);
+    let (pool, name, period_s) = (endpoint.pool(), endpoint.name(), period.as_secs_f64());
+    warn!(pool, endpoint = name, reason, period_s, "endpoint ejected");
+}
+
+/// A name could not be looked up; the addresses known before stay in use.
+pub fn dns_failing(pool: &PoolMetrics, name: &str, why: &str) {
+    let news = pool.looked_up(name, false);
+    let pool = pool.name();
+    // A name that stays broken is an alarm of the metric, not a line every refresh.
+    if news {
+        warn!(
+            pool,
+            name, why, "name cannot be looked up; the last known addresses stay"
+        );
+    } else {
+        debug!(pool, name, why, "name still cannot be looked up");
+    }
+}
+
+/// A name was looked up.
+pub fn dns_answered(pool: &PoolMetrics, name: &str, addresses: usize) {
+    if pool.looked_up(name, true) {
+        let pool = pool.name();
+        info!(pool, name, addresses, "name can be looked up again");
+    }
+}
+
+/// A new configuration serves since `at_unix_seconds`.
+pub fn config_reloaded(metrics: &Metrics, revision: u64, at_unix_seconds: u64) {
+    metrics.reloaded(true, at_unix_seconds);
+    info!(revision, "configuration reloaded");
+}
+
+/// A configuration was refused, for these faults; the one before it serves on.
+pub fn config_refused(metrics: &Metrics, faults: &str) {
+    metrics.reloaded(false, 0);
+    error!(faults, "configuration refused; the one before it stays");
+}
+
+/// A certificate was loaded, or looked at again; times are in seconds since 1970.
+pub fn certificate_seen(metrics: &Metrics, name: &str, not_after: i64, now: i64) {
+    metrics.certificate(name, not_after);
+    match Validity::of(not_after, now) {
+        Validity::Long => {}
+        Validity::Short { days } => {
+            warn!(certificate = name, days, "certificate is about to expire");
+        }
+        Validity::Over => error!(certificate = name, "certificate has expired"),
+    }
+}
+
+/// How much time a certificate has left.
+#[derive(Debug, PartialEq, Eq)]
+enum Validity {
+    Long,
+    Short { days: u64 },
+    Over,
+}
+
+impl Validity {
+    fn of(not_after: i64, now: i64) -> Self {
+        match u64::try_from(not_after.saturating_sub(now)) {
+            Err(_) | Ok(0) => Self::Over,
+            Ok(left) if left < EXPIRES_SOON.as_secs() => Self::Short {
+                days: left / 86_400,
+            },
+            Ok(_) => Self::Long,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_announced_two_weeks_ahead() {
+        let day = 86_400;
+        for (left, expected) in [
+            (14 * day, Validity::Long),
+            (14 * day - 1, Validity::Short { days: 13 }),
+            (1, Validity::Short { days: 0 }),
+            (0, Validity::Over),
+            (i64::MIN, Validity::Over),
+            (i64::MAX, Validity::Long),
+        ] {
+            assert_eq!(Validity::of(left, 0), expected, "{left}");
+        }
+    }
+
+    #[test]
+    fn each_event_moves_its_metric() {
+        let metrics = Metrics::new("1.2.3");
+        let endpoint = metrics.endpoint("app", "a:1");
+        let pool = metrics.pool("app");
+        let shows = |line: &str| {
+            let text = metrics.render();
+            assert!(text.contains(line), "{line} in\n{text}");
+        };
+        endpoint_left(&endpoint, "three probes failed");
+        shows("onemind_endpoint_up{endpoint=\"a:1\",pool=\"app\"} 0\n");
+        endpoint_returned(&endpoint);
+        shows("onemind_endpoint_up{endpoint=\"a:1\",pool=\"app\"} 1\n");
+        endpoint_ejected(&endpoint, "connect", Duration::from_secs(30));
+        shows(
+            "onemind_endpoint_ejections_total{endpoint=\"a:1\",pool=\"app\",reason=\"connect\"} 1\n",
+        );
+        dns_failing(&pool, "app.internal", "no such name");
+        shows("onemind_dns_failing{name=\"app.internal\",pool=\"app\"} 1\n");
+        dns_answered(&pool, "app.internal", 2);
+        shows("onemind_dns_failing{name=\"app.internal\",pool=\"app\"} 0\n");
+        config_reloaded(&metrics, 2, 1_700_000_000);
+        shows("onemind_config_last_reload_timestamp_seconds 1700000000\n");
+        config_refused(&metrics, "no pool named `ap`");
+        shows("onemind_config_last_reload_successful 0\n");
+        certificate_seen(&metrics, "example.com", 1_800_000_000, 1_700_000_000);
+        shows("onemind_tls_cert_not_after_seconds{certificate=\"example.com\"} 1800000000\n");
+    }
+}

@@ -1,0 +1,267 @@
+//! Every metric as one row of a table, and the handles through which the program moves them.
+//!
+//! Invariant: label values come from the configuration, from the code or from a bounded set, never
+//! from a caller. A series lives as long as what it describes: see [`scope`].
+
+mod handles;
+mod process;
+mod scope;
+
+pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
+use prometheus::{Opts, Registry, TextEncoder};
+use scope::Living;
+use std::sync::Arc;
+
+/// The name under which requests are counted that no route matches.
+pub const NO_ROUTE: &str = "none";
+
+/// The content type of [`Metrics::render`]: Prometheus text format 0.0.4.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Bounds in seconds: what OpenTelemetry advises for HTTP, and three more for streams.
+const DURATION_BUCKETS: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
+    120.0,
+];
+
+/// One metric as the manual shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+macro_rules! kind {
+    (counter) => {
+        IntCounterVec
+    };
+    (gauge) => {
+        IntGaugeVec
+    };
+    (histogram) => {
+        HistogramVec
+    };
+}
+
+macro_rules! table {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ident[$($label:ident),*];)*) => {
+        /// The families, one field for each row.
+        struct Table { $($(#[doc = $help])+ $name: kind!($kind),)* }
+
+        impl Metrics {
+            /// The table as text, for the manual and for tests.
+            pub const ROWS: &[Row] = &[$(Row {
+                name: concat!("onemind_", stringify!($name)),
+                kind: stringify!($kind),
+                labels: &[$(stringify!($label)),*],
+                help: concat!($($help),+).trim_ascii(),
+            }),*];
+        }
+
+        impl Table {
+            fn register(registry: &Registry) -> Self {
+                let mut rows = Metrics::ROWS.iter();
+                Self { $($name: family(registry, rows.next()),)* }
+            }
+        }
+    };
+}
+
+table! {
+    /// Requests finished. A request that no route matches has the route `none`.
+    http_requests_total: counter[listener, route, method, code];
+    /// Seconds from the request head to the end of the answer; WebSockets are not observed.
+    http_request_duration_seconds: histogram[route];
+    /// Requests that have begun and not finished, open WebSockets included.
+    http_requests_in_flight: gauge[listener];
+    /// Bytes of request bodies taken from callers.
+    http_request_bytes_total: counter[route];
+    /// Bytes of response bodies sent to callers.
+    http_response_bytes_total: counter[route];
+    /// Requests by how they ended. `unknown` and `internal` are bugs of the gateway.
+    requests_ended_total: counter[route, ending];
+
+    /// Attempts by the status the endpoint answered with, `none` when it did not answer.
+    upstream_requests_total: counter[pool, endpoint, code];
+    /// Seconds of an attempt: to connect, to the first byte of the answer, to its end.
+    upstream_duration_seconds: histogram[pool, phase];
+    /// Whether the endpoint is in rotation: 1 yes, 0 no.
+    endpoint_up: gauge[pool, endpoint];
+    /// Requests that the endpoint is working on for us.
+    endpoint_in_flight: gauge[pool, endpoint];
+    /// Times that failing requests made the gateway leave the endpoint alone.
+    endpoint_ejections_total: counter[pool, endpoint, reason];
+    /// Active health checks.
+    health_checks_total: counter[pool, endpoint, result];
+    /// Second and later attempts, by what came of them.
+    retries_total: counter[pool, outcome];
+    /// Retries not made because too many were being made.
+    retry_budget_exhausted_total: counter[pool];
+    /// Requests waiting for a free place at an endpoint.
+    queue_waiting: gauge[pool];
+    /// Requests that got no place at an endpoint.
+    queue_rejections_total: counter[pool, reason];
+    /// Lookups of endpoint names.
+    dns_lookups_total: counter[pool, name, result];
+    /// Whether the last lookup of the name failed: 1 yes, 0 no.
+    dns_failing: gauge[pool, name];
+
+    /// When the certificate expires, in seconds since 1970.
+    tls_cert_not_after_seconds: gauge[certificate];
+    /// TLS handshakes with callers.
+    tls_handshakes_total: counter[listener, result];
+    /// Connections that are open.
+    connections: gauge[listener];
+    /// Connections accepted.
+    connections_accepted_total: counter[listener];
+    /// Connections closed before their first request was read.
+    connections_rejected_total: counter[listener, reason];
+    /// WebSockets that are open.
+    websocket_connections: gauge[route];
+    /// WebSockets refused.
+    websocket_rejections_total: counter[route, reason];
+
+    /// Reloads of the configuration.
+    config_reloads_total: counter[result];
+    /// Whether the last reload succeeded: 1 yes, 0 no and the configuration before it serves on.
+    config_last_reload_successful: gauge[];
+    /// When a reload last succeeded, in seconds since 1970.
+    config_last_reload_timestamp_seconds: gauge[];
+    /// Lines of the access log; those dropped found the buffer full or could not be written.
+    access_log_lines_total: counter[result];
+    /// Lines of the libraries below the gateway that were held back because there were too many.
+    log_lines_suppressed_total: counter[];
+    /// Always 1: says which version runs.
+    build_info: gauge[version];
+}
+
+/// All metrics of one process. A value: created once, passed as `Arc`.
+pub struct Metrics {
+    registry: Registry,
+    table: Table,
+    routes: Living<RouteMetrics>,
+    pools: Living<PoolMetrics>,
+    endpoints: Living<EndpointMetrics>,
+    listeners: Living<ListenerMetrics>,
+    slots: handles::Slots,
+    /// Lines of the access log that reached its file.
+    pub access_log_written: IntCounter,
+    /// Lines of the access log that are lost.
+    pub access_log_dropped: IntCounter,
+    /// Log lines of libraries held back.
+    pub log_lines_suppressed: IntCounter,
+}
+
+impl Metrics {
+    /// Registers the table. `version` becomes a label of `onemind_build_info`.
+    pub fn new(version: &str) -> Arc<Self> {
+        let registry = Registry::new();
+        let table = Table::register(&registry);
+        table.build_info.with_label_values(&[version]).set(1);
+        // Known outcomes start at zero: a rate needs a value before the first event.
+        for result in ["ok", "failed"] {
+            table.config_reloads_total.with_label_values(&[result]);
+        }
+        let unlabelled: &[&str] = &[];
+        table
+            .config_last_reload_successful
+            .with_label_values(unlabelled)
+            .set(1);
+        Arc::new(Self {
+            access_log_written: table.access_log_lines_total.with_label_values(&["written"]),
+            access_log_dropped: table.access_log_lines_total.with_label_values(&["dropped"]),
+            log_lines_suppressed: table
+                .log_lines_suppressed_total
+                .with_label_values(unlabelled),
+            registry,
+            table,
+            routes: Living::default(),
+            pools: Living::default(),
+            endpoints: Living::default(),
+            listeners: Living::default(),
+            slots: handles::Slots::default(),
+        })
+    }
+
+    /// The exposition in Prometheus text format 0.0.4, with the process's own figures at its end.
+    pub fn render(&self) -> String {
+        let mut text = TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_else(|error| format!("# cannot encode: {error}\n"));
+        process::write(&mut text);
+        text
+    }
+
+    /// A reload took place at `at_unix_seconds`, or was refused.
+    pub fn reloaded(&self, succeeded: bool, at_unix_seconds: u64) {
+        let unlabelled: &[&str] = &[];
+        let result = if succeeded { "ok" } else { "failed" };
+        let reloads = &self.table.config_reloads_total;
+        reloads.with_label_values(&[result]).inc();
+        let successful = &self.table.config_last_reload_successful;
+        let successful = successful.with_label_values(unlabelled);
+        successful.set(i64::from(succeeded));
+        if succeeded {
+            let timestamp = &self.table.config_last_reload_timestamp_seconds;
+            let timestamp = timestamp.with_label_values(unlabelled);
+            timestamp.set(i64::try_from(at_unix_seconds).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// A certificate is in use until `not_after`, in seconds since 1970.
+    pub fn certificate(&self, name: &str, not_after: i64) {
+        let family = &self.table.tls_cert_not_after_seconds;
+        family.with_label_values(&[name]).set(not_after);
+    }
+
+    /// A certificate is no longer in use.
+    pub fn forget_certificate(&self, name: &str) {
+        let family = &self.table.tls_cert_not_after_seconds;
+        // An error only says that it was not there.
+        let _ = family.remove_label_values(&[name]);
+    }
+}
+
+/// How a family is made from its row.
+trait Family: prometheus::core::Collector + Clone + Sized + 'static {
+    fn make(row: &Row) -> prometheus::Result<Self>;
+}
+
+impl Family for IntCounterVec {
+    fn make(row: &Row) -> prometheus::Result<Self> {
+        Self::new(Opts::new(row.name, row.help), row.labels)
+    }
+}
+
+impl Family for IntGaugeVec {
+    fn make(row: &Row) -> prometheus::Result<Self> {
+        Self::new(Opts::new(row.name, row.help), row.labels)
+    }
+}
+
+impl Family for HistogramVec {
+    fn make(row: &Row) -> prometheus::Result<Self> {
+        let buckets = DURATION_BUCKETS.to_vec();
+        Self::new(
+            HistogramOpts::new(row.name, row.help).buckets(buckets),
+            row.labels,
+        )
+    }
+}
+
+fn family<F: Family>(registry: &Registry, row: Option<&Row>) -> F {
+    let row = row.expect("the same macro makes one row for each field");
+    let family = F::make(row).expect("names and labels of the table are valid");
+    registry
+        .register(Box::new(family.clone()))
+        .expect("two fields of a struct cannot share a name");
+    family
+}
+
+#[cfg(test)]
+mod tests;

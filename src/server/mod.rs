@@ -1,0 +1,264 @@
+//! Start, wire, reload, drain, stop.
+
+mod drain;
+mod listeners;
+mod pools;
+mod reload;
+mod status;
+mod workers;
+
+use crate::admin;
+use crate::base::fault::{Fault, Faults};
+use crate::config::{self, Loaded};
+use crate::gateway::Gateway;
+use crate::gateway::finish::Reporter;
+use crate::observe::access_log::{AccessLog, Target};
+use crate::observe::metrics::{Metrics, NO_ROUTE};
+use crate::snapshot::{Snapshot, State};
+use arc_swap::ArcSwap;
+use drain::Live;
+use listeners::{Listeners, Worker};
+use pingora::apps::HttpServerOptions;
+use pingora::protocols::http::v2::server::default_h2_options;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use pools::Pools;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use workers::Workers;
+
+/// Pingora's bound on attempts lies above ours (16), so that ours is the one that counts.
+const ATTEMPTS_BOUND: usize = 32;
+
+/// Idle connections to endpoints that one worker keeps, over all pools.
+const KEPT_CONNECTIONS_MAX: usize = 1024;
+
+/// An HTTP/2 connection without streams is closed after this.
+const HTTP2_IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// What one caller may have on its way to us on one HTTP/2 connection; the 64 KiB of the protocol's
+/// default would hold up uploads on long links.
+const HTTP2_CONNECTION_WINDOW: u32 = 1 << 20;
+const HTTP2_STREAM_WINDOW: u32 = 256 << 10;
+
+/// A running gateway.
+pub struct Server {
+    path: PathBuf,
+    environment: config::Environment,
+    state: Arc<State>,
+    gateway: Gateway,
+    workers: Workers,
+    greeters: Vec<Arc<Worker>>,
+    listeners: Mutex<Listeners>,
+    pools: Pools,
+    live: Arc<Live>,
+    closing: watch::Sender<bool>,
+    draining: AtomicBool,
+    reloading: tokio::sync::Mutex<()>,
+    last_reload: Mutex<reload::Report>,
+    admin_address: SocketAddr,
+}
+
+/// Why the gateway did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration is at fault: already rendered for people.
+    Config(String),
+    System(String),
+}
+
+impl Server {
+    /// Reads the configuration, binds every address and begins to serve. Must run inside the
+    /// runtime that will carry everything beside the traffic.
+    pub async fn start(
+        path: &Path,
+        environment: config::Environment,
+    ) -> Result<Arc<Self>, StartError> {
+        let loaded = config::load(path, &environment);
+        let config = match &loaded {
+            Loaded {
+                config: Some(config),
+                ..
+            } => config.clone(),
+            refused => return Err(StartError::Config(refused.render())),
+        };
+        if !loaded.faults.is_empty() {
+            tracing::warn!("{}", loaded.render());
+        }
+        let as_faults = |faults: Vec<Fault>| {
+            StartError::Config(config::render(&loaded.source, &faults))
+        };
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let state = State::new(Arc::clone(&metrics));
+        let state = Arc::new(state.map_err(|error| StartError::System(error.to_owned()))?);
+        let snapshot = Snapshot::build(config, &state, 1).map_err(as_faults)?;
+
+        let mut faults = Faults::default();
+        let prepared = Listeners::default().prepare(&snapshot.config, &metrics, &mut faults);
+        let admin_address = snapshot.config.admin.address;
+        let admin = match accept_admin(admin_address) {
+            Ok(admin) => Some(admin),
+            Err(error) => {
+                let at = crate::base::fault::KeyPath::root().key("admin").key("address");
+                faults.error(at, format!("cannot listen on {admin_address}: {error}"), "");
+                None
+            }
+        };
+        if faults.has_errors() {
+            return Err(as_faults(faults.0));
+        }
+
+        let server = Self::assemble(path, environment, state, snapshot).map_err(system)?;
+        server.put_in_force(prepared);
+        tokio::spawn(Arc::clone(&server.pools.prober).run());
+        if let Some(admin) = admin {
+            let view: Arc<dyn admin::AdminView> = Arc::clone(&server) as _;
+            let closing = server.closing.subscribe();
+            tokio::spawn(admin::serve(admin, view, metrics, closing));
+            tracing::info!(address = %admin_address, "admin listening");
+        }
+        Ok(server)
+    }
+
+    fn assemble(
+        path: &Path,
+        environment: config::Environment,
+        state: Arc<State>,
+        snapshot: Snapshot,
+    ) -> io::Result<Arc<Self>> {
+        let server = &snapshot.config.server;
+        let threads = server.threads.map_or_else(thread::available_parallelism, |count| {
+            count.try_into().map_err(io::Error::other)
+        })?;
+        let target = Target::parse(&server.access_log);
+        let access_log = AccessLog::open(&target, &state.metrics)?;
+        let reporter = Arc::new(Reporter {
+            no_route: state.metrics.route(NO_ROUTE),
+            access_log: ArcSwap::from_pointee(access_log),
+            metrics: Arc::clone(&state.metrics),
+        });
+        let admin_address = snapshot.config.admin.address;
+        let gateway = Gateway::new(Arc::new(snapshot), reporter);
+        let workers = Workers::start(threads.get())?;
+        let (closing, is_closing) = watch::channel(false);
+        let live = Arc::new(Live::default());
+        let greeters = workers.handles().iter().map(|runtime| {
+            // Pingora's connector belongs to the runtime that it is made on.
+            let _inside = runtime.enter();
+            Arc::new(Worker {
+                proxy: Arc::new(proxy(&gateway)),
+                gateway: gateway.clone(),
+                closing: is_closing.clone(),
+                live: Arc::clone(&live),
+            })
+        });
+        Ok(Arc::new(Self {
+            path: path.to_owned(),
+            environment,
+            greeters: greeters.collect(),
+            listeners: Mutex::default(),
+            pools: Pools::new(Arc::clone(&state)),
+            state,
+            gateway,
+            workers,
+            live,
+            closing,
+            draining: AtomicBool::new(false),
+            reloading: tokio::sync::Mutex::default(),
+            last_reload: Mutex::default(),
+            admin_address,
+        }))
+    }
+
+    /// The snapshot in force gets its pools, listeners and gauges.
+    fn put_in_force(&self, prepared: listeners::Prepared) {
+        let snapshot = self.gateway.current.load_full();
+        self.pools.apply(&snapshot);
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.commit(prepared, &self.workers, &self.greeters);
+        drop(listeners);
+        self.watch_certificates();
+    }
+
+    /// Serves until a signal ends it, then drains.
+    pub async fn run(self: Arc<Self>) -> io::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut reopen = signal(SignalKind::user_defined1())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut changes = self.watch_files();
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => self.reload("SIGHUP").await,
+                Some(()) = changes.recv() => self.reload("file changed").await,
+                _ = reopen.recv() => self.gateway.reporter.access_log.load().reopen(),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        tokio::select! {
+            () = self.drain() => {}
+            _ = terminate.recv() => tracing::warn!("told to stop twice: leaving now"),
+            _ = interrupt.recv() => tracing::warn!("told to stop twice: leaving now"),
+        }
+        Ok(())
+    }
+
+    /// Not ready, but accepting, so that balancers notice; then finish what runs.
+    pub async fn drain(&self) {
+        self.draining.store(true, Relaxed);
+        let config = self.gateway.current.load().config.server.clone();
+        let (delay, deadline) = (config.drain_delay.0, config.drain_deadline.0);
+        tracing::info!(connections = self.live.count(), ?delay, ?deadline, "draining");
+        let drained = async {
+            // From now on each answer is the last on its connection.
+            self.closing.send_replace(true);
+            tokio::time::sleep(delay).await;
+            let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+            listeners.close_all();
+            drop(listeners);
+            for greeter in &self.greeters {
+                greeter.close_idle().await;
+            }
+            self.live.wait_idle().await;
+        };
+        match tokio::time::timeout(deadline, drained).await {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => tracing::warn!(cut = self.live.count(), "the drain deadline has passed"),
+        }
+    }
+}
+
+fn system(error: io::Error) -> StartError {
+    StartError::System(error.to_string())
+}
+
+fn accept_admin(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
+    let socket = crate::stage::listen::accept::bind(address)?;
+    tokio::net::TcpListener::from_std(socket)
+}
+
+fn proxy(gateway: &Gateway) -> pingora::proxy::HttpProxy<Gateway> {
+    let conf = ServerConf {
+        threads: 1,
+        max_retries: ATTEMPTS_BOUND,
+        upstream_keepalive_pool_size: KEPT_CONNECTIONS_MAX,
+        ..ServerConf::default()
+    };
+    let mut proxy = http_proxy(&Arc::new(conf), gateway.clone());
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(HTTP2_IDLE_MAX);
+    proxy.server_options = Some(options);
+    let mut http2 = default_h2_options();
+    http2.initial_window_size(HTTP2_STREAM_WINDOW);
+    http2.initial_connection_window_size(HTTP2_CONNECTION_WINDOW);
+    proxy.h2_options = Some(http2);
+    proxy
+}

@@ -1,0 +1,165 @@
+//! A new configuration: built whole beside the one that serves, then swapped; or refused.
+
+use super::Server;
+use crate::base::fault::{Fault, Faults, KeyPath};
+use crate::config::{self, Config, Loaded};
+use crate::observe::access_log::{AccessLog, Target};
+use crate::observe::event;
+use crate::snapshot::{Snapshot, unix_now};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How the last reload went; empty until there was one.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub faults: Vec<Value>,
+}
+
+/// Certificates are looked at this often, for files that change where no event tells of it.
+const CERTIFICATE_PERIOD: Duration = Duration::from_secs(3600);
+
+impl Server {
+    /// Reloads and says so in the log; the caller cannot be told.
+    pub(super) async fn reload(&self, why: &str) {
+        tracing::info!(why, "reloading");
+        // The faults are logged, counted and shown in `/status`.
+        let _ = self.try_reload().await;
+    }
+
+    /// One reload at a time; the one before serves until the new one stands.
+    pub(super) async fn try_reload(&self) -> Result<u64, Value> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let loaded = config::load(&self.path, &self.environment);
+        let result = self.apply(&loaded);
+        let metrics = &self.state.metrics;
+        let report = match &result {
+            Ok(revision) => {
+                event::config_reloaded(metrics, *revision, unix_now());
+                Report::default()
+            }
+            Err(faults) => {
+                event::config_refused(metrics, &config::render(&loaded.source, faults));
+                let faults = config::faults_json(&loaded.source, faults);
+                Report {
+                    faults: faults.as_array().cloned().unwrap_or_default(),
+                }
+            }
+        };
+        let refused = json!({ "faults": report.faults });
+        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = report;
+        result.map_err(|_| refused)
+    }
+
+    fn apply(&self, loaded: &Loaded) -> Result<u64, Vec<Fault>> {
+        let config = loaded.config.clone().ok_or_else(|| loaded.faults.clone())?;
+        let before = self.gateway.current.load_full();
+        let mut faults = Faults::default();
+        self.check_fixed(&before.config, &config, &mut faults);
+        let snapshot = Snapshot::build(config, &self.state, before.revision + 1)?;
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepared = listeners.prepare(&snapshot.config, &self.state.metrics, &mut faults);
+        drop(listeners);
+        let log = self.new_access_log(&before.config, &snapshot.config, &mut faults);
+        if faults.has_errors() {
+            return Err(faults.0);
+        }
+        let revision = snapshot.revision;
+        if let Some(log) = log {
+            self.gateway.reporter.access_log.store(Arc::new(log));
+        }
+        // Pools first: the first request of the new snapshot must find its endpoints.
+        self.pools.apply(&snapshot);
+        self.gateway.current.store(Arc::new(snapshot));
+        self.put_in_force(prepared);
+        Ok(revision)
+    }
+
+    /// What only a restart can change.
+    fn check_fixed(&self, before: &Config, after: &Config, faults: &mut Faults) {
+        let section = |section, key| KeyPath::root().key(section).key(key);
+        if after.admin.address != self.admin_address {
+            faults.error(
+                section("admin", "address"),
+                "the admin address cannot change while the gateway runs",
+                format!("restart it, or write `{}`", self.admin_address),
+            );
+        }
+        if after.server.threads != before.server.threads {
+            faults.error(
+                section("server", "threads"),
+                "the number of threads cannot change while the gateway runs",
+                "restart it, or write the number from before",
+            );
+        }
+    }
+
+    fn new_access_log(
+        &self,
+        before: &Config,
+        after: &Config,
+        faults: &mut Faults,
+    ) -> Option<AccessLog> {
+        if before.server.access_log == after.server.access_log {
+            return None;
+        }
+        let target = Target::parse(&after.server.access_log);
+        match AccessLog::open(&target, &self.state.metrics) {
+            Ok(log) => Some(log),
+            Err(error) => {
+                let at = KeyPath::root().key("server").key("access_log");
+                faults.error(at, format!("cannot open the access log: {error}"), "");
+                None
+            }
+        }
+    }
+
+    /// Says when the configuration or a file that it names has changed.
+    pub(super) fn watch_files(&self) -> mpsc::Receiver<()> {
+        let (changed, changes) = mpsc::channel(1);
+        let config = &self.gateway.current.load().config;
+        let files = files_of(config);
+        let watch = config::watch::watch(&self.path, &files, move || {
+            // A full channel means that a reload is due already.
+            let _ = changed.try_send(());
+        });
+        *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
+        changes
+    }
+
+    pub(super) fn watch_certificates(&self) {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = i64::try_from(unix_now()).unwrap_or(i64::MAX);
+        for (name, not_after) in listeners.certificate_expiries() {
+            event::certificate_seen(&self.state.metrics, &name, not_after, now);
+        }
+    }
+
+    /// Warns of certificates that are about to expire, as long as the process lives.
+    pub(super) async fn watch_expiries(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(CERTIFICATE_PERIOD).await;
+            self.watch_certificates();
+        }
+    }
+}
+
+/// Files whose contents belong to the configuration.
+fn files_of(config: &Config) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for tls in config.listeners.values().filter_map(|l| l.tls.as_ref()) {
+        for certificate in &tls.certificates {
+            files.push(certificate.certificate.clone());
+            files.push(certificate.key.clone());
+        }
+        files.extend(tls.client_auth.as_ref().map(|auth| auth.ca.clone()));
+    }
+    for tls in config.pools.values().filter_map(|pool| pool.tls.as_ref()) {
+        let paths = [&tls.ca, &tls.client_certificate, &tls.client_key];
+        files.extend(paths.into_iter().flatten().cloned());
+    }
+    files
+}
+

@@ -1,0 +1,120 @@
+//! The gateway as operators see it: readiness and `/status`.
+
+use super::Server;
+use crate::admin::{AdminView, Part};
+use crate::snapshot::Upstream;
+use crate::stage::upstream::endpoint::Endpoint;
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::time::Instant;
+
+#[async_trait]
+impl AdminView for Server {
+    fn readiness(&self) -> Vec<Part> {
+        let snapshot = self.gateway.current.load();
+        let now = Instant::now();
+        let mut parts = vec![
+            Part::new("draining", !self.draining.load(Relaxed), "the process is about to stop"),
+            Part::new(
+                "first_health_checks",
+                self.pools.prober.first_round_done(),
+                "the first health checks are not over",
+            ),
+        ];
+        for (name, upstream) in &snapshot.upstreams {
+            let ready = upstream.pool.eligible(now) > 0;
+            let part = format!("pool {name}");
+            // One pool without endpoints is that pool's trouble; the others must go on being served.
+            parts.push(Part::advice(&part, ready, "no endpoint can take requests"));
+        }
+        parts
+    }
+
+    fn status(&self) -> Value {
+        let snapshot = self.gateway.current.load();
+        let report = self.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let pools: Map<String, Value> = snapshot
+            .upstreams
+            .iter()
+            .map(|(name, upstream)| (name.clone(), pool(upstream)))
+            .collect();
+        let routes: Map<String, Value> = snapshot
+            .routes
+            .iter()
+            .map(|route| {
+                let open = json!({ "websockets": route.tunnels.total() });
+                (route.name.clone(), open)
+            })
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "revision": snapshot.revision,
+            "config": {
+                "path": self.path,
+                "ok": report.faults.is_empty(),
+                "faults": report.faults,
+            },
+            "draining": self.draining.load(Relaxed),
+            "connections": self.live.count(),
+            "listeners": snapshot.config.listeners.iter().map(|(name, listener)| {
+                (name.clone(), json!({ "address": listener.address, "tls": listener.tls.is_some() }))
+            }).collect::<Map<_, _>>(),
+            "routes": routes,
+            "pools": pools,
+        })
+    }
+
+    async fn reload(&self) -> Result<u64, Value> {
+        self.try_reload().await
+    }
+
+    fn refresh_metrics(&self) {
+        for upstream in self.gateway.current.load().upstreams.values() {
+            upstream.refresh_metrics();
+        }
+    }
+}
+
+fn pool(upstream: &Upstream) -> Value {
+    let now = Instant::now();
+    let members = upstream.pool.members();
+    let names: Vec<_> = upstream
+        .names
+        .iter()
+        .map(|name| {
+            let status = name.resolver.status();
+            json!({
+                "name": format!("{}:{}", name.resolver.host(), name.resolver.port()),
+                "failing": status.failing,
+                "error": status.error,
+                "addresses": status.addresses.len(),
+            })
+        })
+        .collect();
+    json!({
+        "eligible": upstream.pool.eligible(now),
+        "waiting": upstream.pool.waiting(),
+        "names": names,
+        "endpoints": members.iter().map(|member| endpoint(upstream, member, now)).collect::<Vec<_>>(),
+    })
+}
+
+fn endpoint(upstream: &Upstream, endpoint: &Arc<Endpoint>, now: Instant) -> Value {
+    let health = endpoint.health.report();
+    json!({
+        "name": endpoint.name,
+        "host": endpoint.host,
+        "state": upstream.pool.state_of(endpoint, now).name(),
+        "up": health.up,
+        "known": health.known,
+        "ejected": endpoint.ejection.is_out(),
+        "in_flight": endpoint.in_flight.load(Relaxed),
+        "weight": endpoint.weight.load(Relaxed),
+        "requests": endpoint.requests.load(Relaxed),
+        "failures": endpoint.failures.load(Relaxed),
+        "last_error": health.last_error,
+    })
+}

@@ -1,0 +1,98 @@
+//! Everything a request may read: names resolved, immutable, swapped as a whole.
+//!
+//! Invariant: a request sees one snapshot from birth to end. What was learned and must survive
+//! a reload (health, counters, open WebSockets) lives in [`State`], keyed by stable names.
+
+mod route;
+mod state;
+mod tunnels;
+mod upstream;
+
+pub use route::{Action, HeaderChanges, Route};
+pub use state::State;
+pub use tunnels::{Tunnel, TunnelCounts};
+pub use upstream::{Measures, Probed, Upstream, unix_now};
+
+use crate::base::fault::{Fault, Faults, KeyPath};
+use crate::config::Config;
+use crate::observe::metrics::ListenerMetrics;
+use crate::stage::listen::forwarded::TrustedProxies;
+use crate::stage::listen::settings::{HstsSettings, Settings as ListenerSettings};
+use crate::stage::route::table::Table;
+use http::HeaderValue;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub struct Snapshot {
+    /// Counts the configurations that were put in force; the first is 1.
+    pub revision: u64,
+    pub config: Config,
+    pub routes: Table<Arc<Route>>,
+    pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub listeners: HashMap<String, Arc<ListenerRules>>,
+    pub trusted: TrustedProxies,
+}
+
+/// What a listener adds to every request that comes through it.
+pub struct ListenerRules {
+    pub name: String,
+    pub metrics: Arc<ListenerMetrics>,
+    pub keepalive: Duration,
+    pub redirect_to_https: Option<u16>,
+    pub hsts: Option<HeaderValue>,
+}
+
+impl Snapshot {
+    /// Builds a whole snapshot or says everything that stands in its way; touches nothing that serves.
+    pub fn build(config: Config, state: &State, revision: u64) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let upstreams = upstream::build_all(&config, state, &mut faults);
+        let routes = route::build_all(&config, &upstreams, state, &mut faults);
+        let listeners = config.listeners.iter().map(|(name, settings)| {
+            let rules = ListenerRules::new(name, settings, state);
+            (name.clone(), Arc::new(rules))
+        });
+        let Some(routes) = routes.filter(|_| !faults.has_errors()) else {
+            return Err(faults.0);
+        };
+        let snapshot = Self {
+            revision,
+            routes,
+            upstreams,
+            listeners: listeners.collect(),
+            trusted: TrustedProxies::new(&config.server.trusted_proxies),
+            config,
+        };
+        Ok(snapshot)
+    }
+}
+
+impl ListenerRules {
+    fn new(name: &str, settings: &ListenerSettings, state: &State) -> Self {
+        let hsts = settings.tls.as_ref().and_then(|tls| tls.hsts.as_ref());
+        Self {
+            name: name.to_owned(),
+            metrics: state.metrics.listener(name),
+            keepalive: settings.keepalive.0.0,
+            redirect_to_https: settings.redirect_to_https,
+            hsts: hsts.map(hsts_value),
+        }
+    }
+}
+
+/// RFC 6797 section 6.1.
+fn hsts_value(settings: &HstsSettings) -> HeaderValue {
+    let mut value = format!("max-age={}", settings.max_age.0.as_secs());
+    if settings.include_subdomains {
+        value.push_str("; includeSubDomains");
+    }
+    if settings.preload {
+        value.push_str("; preload");
+    }
+    HeaderValue::from_str(&value).expect("digits and fixed words are a header value")
+}
+
+pub(crate) fn at(section: &str, name: &str) -> KeyPath {
+    KeyPath::root().key(section).key(name)
+}

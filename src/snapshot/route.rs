@@ -1,0 +1,176 @@
+//! A route ready to serve: its pool found, its rewrites and headers compiled.
+
+use super::{State, TunnelCounts, Upstream, at};
+use crate::base::fault::{Faults, KeyPath};
+use crate::config::Config;
+use crate::observe::metrics::RouteMetrics;
+use crate::stage::route::rewrite::{Location, Rewrite};
+use crate::stage::route::settings::{HeaderRules, Respond, Settings};
+use crate::stage::route::table::Table;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub struct Route {
+    pub name: String,
+    pub settings: Settings,
+    pub action: Action,
+    /// How the path changes on its way to the endpoint.
+    pub rewrite: Rewrite,
+    pub host_header: Option<HeaderValue>,
+    pub request_headers: HeaderChanges,
+    pub response_headers: HeaderChanges,
+    pub tunnels: Arc<TunnelCounts>,
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// What happens to a request that the route takes.
+pub enum Action {
+    Forward(Arc<Upstream>),
+    Redirect {
+        status: u16,
+        to: Location,
+    },
+    Respond {
+        status: u16,
+        content_type: HeaderValue,
+        body: Bytes,
+    },
+}
+
+/// Changes to headers; removals come first.
+#[derive(Debug, Default)]
+pub struct HeaderChanges {
+    pub remove: Vec<HeaderName>,
+    pub set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Route {
+    pub fn upstream(&self) -> Option<&Arc<Upstream>> {
+        match &self.action {
+            Action::Forward(upstream) => Some(upstream),
+            Action::Redirect { .. } | Action::Respond { .. } => None,
+        }
+    }
+}
+
+pub(super) fn build_all(
+    config: &Config,
+    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    state: &State,
+    faults: &mut Faults,
+) -> Option<Table<Arc<Route>>> {
+    let mut routes = Vec::new();
+    for (name, settings) in &config.routes {
+        if let Some(route) = build(name, settings, upstreams, state, faults) {
+            routes.push((name.as_str(), settings, Arc::new(route)));
+        }
+    }
+    match Table::build(routes) {
+        Ok(table) => Some(table),
+        Err(mut problems) => {
+            faults.0.append(&mut problems.0);
+            None
+        }
+    }
+}
+
+fn build(
+    name: &str,
+    settings: &Settings,
+    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    state: &State,
+    faults: &mut Faults,
+) -> Option<Route> {
+    let here = at("routes", name);
+    let action = action(name, settings, upstreams, faults)?;
+    let rewrite = Rewrite::compile(name, settings, faults)?;
+    let host_header = match settings.host_header.as_deref().map(HeaderValue::from_str) {
+        Some(Err(error)) => {
+            faults.error(here.key("host_header"), error, "write a host name");
+            return None;
+        }
+        Some(Ok(value)) => Some(value),
+        None => None,
+    };
+    Some(Route {
+        name: name.to_owned(),
+        action,
+        rewrite,
+        host_header,
+        request_headers: HeaderChanges::compile(
+            &settings.request_headers,
+            &here.key("request_headers"),
+            faults,
+        ),
+        response_headers: HeaderChanges::compile(
+            &settings.response_headers,
+            &here.key("response_headers"),
+            faults,
+        ),
+        tunnels: state.tunnels(name),
+        metrics: state.metrics.route(name),
+        settings: settings.clone(),
+    })
+}
+
+fn action(
+    name: &str,
+    settings: &Settings,
+    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    faults: &mut Faults,
+) -> Option<Action> {
+    if let Some(pool) = &settings.pool {
+        // A pool that is named but not there has a fault of its own.
+        return upstreams.get(pool).map(|upstream| Action::Forward(Arc::clone(upstream)));
+    }
+    if let Some(redirect) = &settings.redirect {
+        let to = Location::compile(name, settings, redirect, faults)?;
+        return Some(Action::Redirect {
+            status: redirect.status,
+            to,
+        });
+    }
+    let respond = settings.respond.as_ref()?;
+    match respond_action(respond) {
+        Ok(action) => Some(action),
+        Err(error) => {
+            let at = at("routes", name).key("respond").key("content_type");
+            faults.error(at, error, "");
+            None
+        }
+    }
+}
+
+fn respond_action(respond: &Respond) -> Result<Action, http::header::InvalidHeaderValue> {
+    Ok(Action::Respond {
+        status: respond.status,
+        content_type: HeaderValue::from_str(&respond.content_type)?,
+        body: Bytes::from(respond.body.clone()),
+    })
+}
+
+impl HeaderChanges {
+    fn compile(rules: &HeaderRules, here: &KeyPath, faults: &mut Faults) -> Self {
+        let mut changes = Self::default();
+        for name in rules.remove.iter() {
+            match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(name) => changes.remove.push(name),
+                Err(error) => faults.error(here.key("remove"), error, "write a header name"),
+            }
+        }
+        for (name, value) in &rules.set {
+            let place = here.key("set").key(name);
+            match (
+                HeaderName::from_bytes(name.as_bytes()),
+                HeaderValue::from_str(value),
+            ) {
+                (Ok(name), Ok(value)) => changes.set.push((name, value)),
+                (Err(error), _) => faults.error(place, error, "write a header name"),
+                (_, Err(error)) => faults.error(place, error, "write visible characters only"),
+            }
+        }
+        changes
+    }
+}

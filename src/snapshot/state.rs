@@ -1,0 +1,55 @@
+//! What was learned and must survive a reload, keyed by stable names.
+
+use super::{TunnelCounts, Upstream};
+use crate::observe::metrics::Metrics;
+use crate::stage::upstream::endpoint::Registry;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Lives as long as the process.
+pub struct State {
+    pub metrics: Arc<Metrics>,
+    /// Health, ejection and counters of every endpoint.
+    pub endpoints: Registry,
+    tunnels: Mutex<HashMap<String, Arc<TunnelCounts>>>,
+    upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
+    /// Signs sticky cookies of pools that name no secret.
+    pub(super) made_up_secret: [u8; 32],
+}
+
+impl State {
+    pub fn new(metrics: Arc<Metrics>) -> Result<Self, &'static str> {
+        let mut made_up_secret = [0; 32];
+        aws_lc_rs::rand::fill(&mut made_up_secret)
+            .map_err(|_| "the system has no random numbers")?;
+        Ok(Self {
+            metrics,
+            endpoints: Registry::default(),
+            tunnels: Mutex::default(),
+            upstreams: Mutex::default(),
+            made_up_secret,
+        })
+    }
+
+    /// The open WebSockets of a route, under its name.
+    pub fn tunnels(&self, route: &str) -> Arc<TunnelCounts> {
+        let mut tunnels = self.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
+        tunnels.retain(|_, counts| Arc::strong_count(counts) > 1);
+        Arc::clone(tunnels.entry(route.to_owned()).or_default())
+    }
+
+    /// The pool in force under this name, to be kept if its settings did not change.
+    pub(super) fn upstream(&self, pool: &str) -> Option<Arc<Upstream>> {
+        let upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        upstreams.get(pool).cloned()
+    }
+
+    /// The pools of the snapshot that was put in force.
+    pub fn keep<'a>(&self, upstreams: impl IntoIterator<Item = &'a Arc<Upstream>>) {
+        let mut kept = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = upstreams
+            .into_iter()
+            .map(|upstream| (upstream.pool.name.clone(), Arc::clone(upstream)))
+            .collect();
+    }
+}

@@ -1,0 +1,224 @@
+//! Accept, greet, hand over: what happens to a connection before its first request.
+
+use super::conn::{Connection, ConnectionFacts};
+use super::proxy_protocol;
+use super::settings::Settings;
+use super::tls::TlsSlot;
+use crate::observe::metrics::ListenerMetrics;
+use pingora::listeners::tls::Acceptor;
+use pingora::protocols::Stream;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+/// For everything before the first request: PROXY header, TLS handshake, HTTP/2 preface.
+const GREETING_MAX: Duration = Duration::from_secs(10);
+
+/// Connections that wait in the kernel; it takes the smaller of this and `somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Rest after `accept` failed for want of descriptors: trying again at once would only burn the processor.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// RFC 9113 section 3.4.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// One bound address of a listener.
+pub struct Listener {
+    pub name: Arc<str>,
+    pub address: SocketAddr,
+    socket: std::net::TcpListener,
+    /// The certificates in force; none on a plain listener.
+    pub tls: Option<Arc<TlsSlot>>,
+    /// On a plain listener: take HTTP/2 from callers that begin with its preface.
+    pub h2c: bool,
+    pub proxy_protocol: bool,
+    pub metrics: Arc<ListenerMetrics>,
+}
+
+/// What a listener does beside accepting, decided by others.
+pub trait Greeter: Send + Sync + 'static {
+    /// Whether this peer may speak for others by the PROXY protocol.
+    fn trusts(&self, peer: &SocketAddr) -> bool;
+
+    /// Serves the requests of a connection until it ends.
+    fn serve(self: Arc<Self>, stream: Stream) -> impl Future<Output = ()> + Send;
+}
+
+/// Binds an address. `IPv6` addresses take `IPv6` only, so that `[::]` and `0.0.0.0` can stand side by side.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Listener {
+    pub fn new(
+        name: Arc<str>,
+        socket: std::net::TcpListener,
+        metrics: Arc<ListenerMetrics>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            name,
+            address: socket.local_addr()?,
+            socket,
+            tls: None,
+            h2c: false,
+            proxy_protocol: false,
+            metrics,
+        })
+    }
+
+    /// Whether these settings differ from the listener's only in what can change while it serves.
+    pub fn serves_as(&self, name: &str, settings: &Settings) -> bool {
+        *self.name == *name
+            && self.tls.is_some() == settings.tls.is_some()
+            && self.h2c == (settings.tls.is_none() && settings.http2_enabled())
+            && self.proxy_protocol == settings.proxy_protocol
+    }
+
+    /// The same socket for another listener at this address.
+    pub fn share_socket(&self) -> io::Result<std::net::TcpListener> {
+        self.socket.try_clone()
+    }
+
+    /// Accepts until told to stop. Each worker runs its own loop over the one socket:
+    /// whoever is free takes the next connection.
+    pub async fn run<G: Greeter>(
+        self: Arc<Self>,
+        greeter: Arc<G>,
+        mut stop: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let socket = TcpListener::from_std(self.socket.try_clone()?)?;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                accepted = socket.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            };
+            match accepted {
+                Ok((tcp, peer)) => {
+                    let (listener, greeter) = (Arc::clone(&self), Arc::clone(&greeter));
+                    tokio::spawn(listener.welcome(tcp, peer, greeter));
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    self.metrics.rejected("accept_failed");
+                    tracing::error!(listener = %self.name, %error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
+            }
+        }
+    }
+
+    async fn welcome<G: Greeter>(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        greeter: Arc<G>,
+    ) {
+        let _open = self.metrics.accepted();
+        match timeout(GREETING_MAX, self.greet(tcp, peer, &*greeter)).await {
+            Ok(Ok(stream)) => greeter.serve(stream).await,
+            Ok(Err(reason)) => self.metrics.rejected(reason),
+            Err(_) => self.metrics.rejected("greeting_timed_out"),
+        }
+    }
+
+    /// From a bare socket to a stream that speaks HTTP; or the reason why it never will.
+    async fn greet<G: Greeter>(
+        &self,
+        mut tcp: TcpStream,
+        peer: SocketAddr,
+        greeter: &G,
+    ) -> Result<Stream, &'static str> {
+        set_options(&tcp).map_err(|_| "socket_failed")?;
+        let mut facts = ConnectionFacts {
+            listener: Arc::clone(&self.name),
+            peer,
+            tls: self.tls.is_some(),
+        };
+        let mut ahead = Vec::new();
+        if self.proxy_protocol {
+            if !greeter.trusts(&peer) {
+                return Err("proxy_untrusted");
+            }
+            let header = proxy_protocol::read(&mut tcp, Instant::now() + GREETING_MAX).await;
+            let (header, rest) = header.map_err(|_| "proxy_header_invalid")?;
+            facts.peer = header.source.unwrap_or(peer);
+            ahead = rest;
+        }
+        let Some(tls) = &self.tls else {
+            let speaks_http2 = self.h2c && begins_with_preface(&mut tcp, &mut ahead).await;
+            let mut connection = Connection::new(tcp, ahead, facts);
+            if speaks_http2 {
+                connection.set_http2();
+            }
+            return Ok(Box::new(connection));
+        };
+        let acceptor = Acceptor::from_server_config(tls.config());
+        let shaken = acceptor.tls_handshake(Connection::new(tcp, ahead, facts)).await;
+        self.metrics.handshake(if shaken.is_ok() { "ok" } else { "failed" });
+        match shaken {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => {
+                tracing::debug!(listener = %self.name, %peer, %error, "no TLS handshake");
+                Err("tls_handshake_failed")
+            }
+        }
+    }
+}
+
+fn set_options(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    // Finds callers that vanished without a word: after 60 s of silence, six probes in one minute.
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(6);
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+}
+
+/// Reads no further than it takes to know. A caller that goes away meanwhile speaks nothing.
+async fn begins_with_preface(tcp: &mut TcpStream, ahead: &mut Vec<u8>) -> bool {
+    loop {
+        let known = ahead.len().min(HTTP2_PREFACE.len());
+        if ahead[..known] != HTTP2_PREFACE[..known] {
+            return false;
+        }
+        if known == HTTP2_PREFACE.len() {
+            return true;
+        }
+        match tcp.read_buf(ahead).await {
+            Ok(read) if read > 0 => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Errors that concern the connection that was about to be accepted, not the listener (`accept(2)`).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionRefused
+    )
+}

@@ -1,0 +1,855 @@
+//! Who is really calling: what proxies before us say, believed only as far as they are trusted.
+
+use crate::base::client::Client;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{FORWARDED, HOST};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// A chain longer than this is read no further: no real one is.
+const HOPS_MAX: usize = 32;
+
+/// Networks of proxies whose word is believed.
+///
+/// IPv4 addresses in IPv6 clothing (`::ffff:10.0.0.1`, as dual-stack sockets show them) count as IPv4, here and in
+/// the addresses asked about. `::/0` therefore means every IPv6 address, and no IPv4 one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedProxies {
+    v4: Ranges,
+    v6: Ranges,
+}
+
+impl TrustedProxies {
+    pub fn new(networks: &[IpNet]) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for network in networks {
+            let (first, last) = (network.network(), network.broadcast());
+            match (first.to_canonical(), last.to_canonical()) {
+                (IpAddr::V4(first), IpAddr::V4(last)) => {
+                    v4.push((first.to_bits().into(), last.to_bits().into()))
+                }
+                _ => v6.push((number(first), number(last))),
+            }
+        }
+        Self {
+            v4: Ranges::new(v4),
+            v6: Ranges::new(v6),
+        }
+    }
+
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => self.v4.contains(v4.to_bits().into()),
+            IpAddr::V6(v6) => self.v6.contains(v6.to_bits()),
+        }
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// Ranges of numbers, ends included, sorted and apart: a binary search finds the only candidate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Ranges(Vec<(u128, u128)>);
+
+impl Ranges {
+    fn new(mut ranges: Vec<(u128, u128)>) -> Self {
+        ranges.sort_unstable();
+        let mut apart: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
+        for (first, last) in ranges {
+            match apart.last_mut() {
+                Some(before) if first <= before.1 => before.1 = before.1.max(last),
+                _ => apart.push((first, last)),
+            }
+        }
+        Self(apart)
+    }
+
+    fn contains(&self, number: u128) -> bool {
+        let after = self.0.partition_point(|(first, _)| *first <= number);
+        after > 0 && number <= self.0[after - 1].1
+    }
+}
+
+/// The facts about a caller, from the socket's peer and what it says if it is trusted.
+///
+/// The chain (`X-Forwarded-For`, or `Forwarded` where that is absent) is walked from its right end, where our own peer wrote, to the first
+/// address that is not a trusted proxy: what lies further left is anybody's invention. A hop that is no
+/// address (`unknown`, an obfuscated name, garbage) ends the walk at the proxy that reported it.
+///
+/// `tls` says whether the socket itself is encrypted; `X-Forwarded-Proto` (or `proto=`) of a trusted peer overrides it.
+/// A trusted proxy must itself overwrite or append to the header that is read here.
+pub fn client(
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    trusted: &TrustedProxies,
+    tls: bool,
+) -> Client {
+    let mut client = Client {
+        address: peer.ip().to_canonical(),
+        peer,
+        trusted: trusted.contains(peer.ip()),
+        tls,
+    };
+    if !client.trusted {
+        return client;
+    }
+    let mut depth = 0;
+    if headers.contains_key(X_FORWARDED_FOR) {
+        for hop in elements(headers, &X_FORWARDED_FOR).take(HOPS_MAX) {
+            if !step(&mut client.address, hop, trusted, &mut depth) {
+                break;
+            }
+        }
+    } else {
+        for element in elements(headers, &FORWARDED).take(HOPS_MAX) {
+            let hop = parameter(element, "for").unwrap_or_default();
+            let known = depth;
+            let goes_on = step(&mut client.address, hop, trusted, &mut depth);
+            // The protocol is said beside the caller that it is about.
+            if depth > known {
+                client.tls = parameter(element, "proto")
+                    .and_then(encrypted)
+                    .unwrap_or(client.tls);
+            }
+            if !goes_on {
+                break;
+            }
+        }
+    }
+    // One word is about the caller. A list runs parallel to the chain, so the walk tells how far to go.
+    let proto = elements(headers, &X_FORWARDED_PROTO)
+        .take(depth.max(1))
+        .last();
+    client.tls = proto.and_then(encrypted).unwrap_or(client.tls);
+    client
+}
+
+/// Takes over one hop; whether the one before it is to be believed as well.
+fn step(address: &mut IpAddr, hop: &str, trusted: &TrustedProxies, depth: &mut usize) -> bool {
+    let Some(said) = node_address(hop) else {
+        return false;
+    };
+    *address = said;
+    *depth += 1;
+    trusted.contains(said)
+}
+
+fn encrypted(proto: &str) -> Option<bool> {
+    match proto {
+        _ if proto.eq_ignore_ascii_case("https") || proto.eq_ignore_ascii_case("wss") => Some(true),
+        _ if proto.eq_ignore_ascii_case("http") || proto.eq_ignore_ascii_case("ws") => Some(false),
+        _ => None,
+    }
+}
+
+/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
+fn node_address(node: &str) -> Option<IpAddr> {
+    let address = if let Some(rest) = node.strip_prefix('[') {
+        let (inside, after) = rest.split_once(']')?;
+        let port_is_sound = after.is_empty() || after.strip_prefix(':').is_some_and(is_port);
+        let v6: Ipv6Addr = inside.parse().ok()?;
+        port_is_sound.then_some(IpAddr::V6(v6))?
+    } else if let Ok(plain) = node.parse() {
+        plain
+    } else {
+        let (v4, port) = node.split_once(':')?;
+        is_port(port)
+            .then(|| v4.parse().ok().map(IpAddr::V4))
+            .flatten()?
+    };
+    Some(address.to_canonical())
+}
+
+/// RFC 7239, 6.3 also allows a port to be hidden: `_` and a name.
+fn is_port(text: &str) -> bool {
+    let hidden = text.strip_prefix('_').is_some_and(|name| !name.is_empty());
+    let digits = (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    hidden || digits
+}
+
+/// The elements of a list header over all its lines, from the right. A value that is not ASCII text is one
+/// element, empty: nothing to believe, and the end of a walk.
+fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).into_iter().rev();
+    lines.flat_map(|line| split(line.to_str().unwrap_or_default(), b','))
+}
+
+fn split(text: &str, separator: u8) -> FromTheRight<'_> {
+    FromTheRight {
+        rest: Some(text),
+        separator,
+    }
+}
+
+/// Splits where a separator is not inside quotes, starting at the right: what the last proxy appended is
+/// understood whatever stands before it, such as a quote that is never closed.
+struct FromTheRight<'a> {
+    rest: Option<&'a str>,
+    separator: u8,
+}
+
+impl<'a> Iterator for FromTheRight<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let rest = self.rest?;
+        let mut quoted = false;
+        let end = rest.bytes().enumerate().rev().find(|(at, byte)| {
+            if *byte == b'"' && !escaped(&rest.as_bytes()[..*at]) {
+                quoted = !quoted;
+            }
+            *byte == self.separator && !quoted
+        });
+        let (before, element) = match end {
+            Some((at, _)) => (Some(&rest[..at]), &rest[at + 1..]),
+            None => (None, rest),
+        };
+        self.rest = before;
+        Some(element.trim_ascii())
+    }
+}
+
+/// Whether what follows `before` is escaped: an odd number of backslashes precedes it.
+fn escaped(before: &[u8]) -> bool {
+    before
+        .iter()
+        .rev()
+        .take_while(|byte| **byte == b'\\')
+        .count()
+        % 2
+        == 1
+}
+
+/// One parameter of an element of `Forwarded`, without its quotes.
+fn parameter<'a>(element: &'a str, name: &str) -> Option<&'a str> {
+    split(element, b';').find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        let value = value.trim_ascii();
+        let plain = value
+            .strip_prefix('"')
+            .and_then(|rest| rest.strip_suffix('"'));
+        key.trim_ascii()
+            .eq_ignore_ascii_case(name)
+            .then(|| plain.unwrap_or(value))
+    })
+}
+
+/// What only a trusted peer may say, beside what is rebuilt anyway.
+const CLAIMS: &[&str] = &[
+    "forwarded",
+    "traceparent",
+    "tracestate",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// The headers that must not be passed on as they came from an untrusted peer: usually none, and then nothing is allocated.
+///
+/// `x_forwarded_for` counts like `x-forwarded-for`: backends that turn names into variables (CGI, WSGI) cannot tell them apart.
+pub fn claims(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .keys()
+        .filter(|name| is_claim(name.as_str()))
+        .cloned()
+        .collect()
+}
+
+fn is_claim(name: &str) -> bool {
+    let same = |claim: &&str| {
+        let as_dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+        claim.len() == name.len() && claim.bytes().eq(name.bytes().map(as_dash))
+    };
+    // Most headers begin otherwise.
+    matches!(name.as_bytes().first(), Some(b'f' | b't' | b'x')) && CLAIMS.iter().any(same)
+}
+
+/// What is said to the endpoint about the caller. Each replaces what came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardedHeaders {
+    /// `X-Forwarded-For`: what a trusted peer sent, and the peer; from an untrusted one the peer alone.
+    pub forwarded_for: HeaderValue,
+    /// `X-Forwarded-Proto`: `http` or `https`.
+    pub proto: HeaderValue,
+    /// `X-Forwarded-Host`: what a trusted peer said, otherwise the `Host` asked for.
+    pub host: Option<HeaderValue>,
+    /// `X-Real-IP`: the caller's address alone.
+    pub real_ip: HeaderValue,
+    /// `Forwarded` (RFC 7239).
+    pub forwarded: HeaderValue,
+}
+
+impl ForwardedHeaders {
+    /// `host` is the authority asked for: of HTTP/2 the `:authority`, which is not among the headers.
+    /// Absent: the `Host` header. All that is written shares one buffer.
+    pub fn new(client: &Client, headers: &HeaderMap, host: Option<HeaderValue>) -> Self {
+        let said_host = || {
+            headers
+                .get_all(X_FORWARDED_HOST)
+                .into_iter()
+                .next_back()
+                .cloned()
+        };
+        let asked_host = || host.or_else(|| headers.get(HOST).cloned());
+        let host = client.trusted.then(said_host).flatten().or_else(asked_host);
+        let mut out = BytesMut::with_capacity(192);
+        let (forwarded, real_ip) = write_forwarded(&mut out, client, headers, host.as_ref());
+        let forwarded_for = write_forwarded_for(&mut out, client, headers);
+        let written = out.freeze();
+        Self {
+            forwarded_for: value(&written, forwarded_for.unwrap_or_else(|| real_ip.clone())),
+            proto: HeaderValue::from_static(if client.tls { "https" } else { "http" }),
+            host,
+            real_ip: value(&written, real_ip),
+            forwarded: value(&written, forwarded),
+        }
+    }
+
+    /// Each header with its value, to be set.
+    pub fn into_pairs(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let always = [
+            (X_FORWARDED_FOR, self.forwarded_for),
+            (X_FORWARDED_PROTO, self.proto),
+            (X_REAL_IP, self.real_ip),
+            (FORWARDED, self.forwarded),
+        ];
+        always
+            .into_iter()
+            .chain(self.host.map(|host| (X_FORWARDED_HOST, host)))
+    }
+}
+
+/// Where in the buffer a value stands.
+type Span = Range<usize>;
+
+fn value(written: &Bytes, span: Span) -> HeaderValue {
+    HeaderValue::from_maybe_shared(written.slice(span))
+        .expect("made of addresses and of parts of header values")
+}
+
+/// Writes `Forwarded`, and in or after it the caller's address alone.
+fn write_forwarded(
+    out: &mut BytesMut,
+    client: &Client,
+    headers: &HeaderMap,
+    host: Option<&HeaderValue>,
+) -> (Span, Span) {
+    let peer = client.peer.ip().to_canonical();
+    let start = out.len();
+    // Only the chain that was believed goes on; the other one is made from what is believed.
+    if client.trusted && headers.contains_key(FORWARDED) && !headers.contains_key(X_FORWARDED_FOR) {
+        join(out, headers, &FORWARDED);
+        write_node(out, peer);
+        let end = out.len();
+        return (start..end, write_address(out, client.address));
+    }
+    let address = write_node(out, client.address);
+    if let Some(host) = host {
+        write_host(out, host.as_bytes());
+    }
+    out.put_slice(if client.tls {
+        b";proto=https"
+    } else {
+        b";proto=http"
+    });
+    if client.address != peer {
+        out.put_slice(b", ");
+        write_node(out, peer);
+    }
+    (start..out.len(), address)
+}
+
+/// Writes `X-Forwarded-For`, unless it is the caller's address alone.
+fn write_forwarded_for(out: &mut BytesMut, client: &Client, headers: &HeaderMap) -> Option<Span> {
+    let peer = client.peer.ip().to_canonical();
+    let start = out.len();
+    if client.trusted && headers.contains_key(X_FORWARDED_FOR) {
+        join(out, headers, &X_FORWARDED_FOR);
+    } else if client.address == peer {
+        return None;
+    } else {
+        write_address(out, client.address);
+        out.put_slice(b", ");
+    }
+    write_address(out, peer);
+    Some(start..out.len())
+}
+
+/// All lines of a header as one, with a comma after each.
+fn join(out: &mut BytesMut, headers: &HeaderMap, name: &HeaderName) {
+    for line in headers
+        .get_all(name)
+        .into_iter()
+        .filter(|line| !line.is_empty())
+    {
+        out.put_slice(line.as_bytes());
+        out.put_slice(b", ");
+    }
+}
+
+/// `for=192.0.2.1` or `for="[2001:db8::1]"`; where the address itself stands.
+fn write_node(out: &mut BytesMut, address: IpAddr) -> Span {
+    let (before, after): (&[u8], &[u8]) = match address {
+        IpAddr::V4(_) => (b"for=", b""),
+        IpAddr::V6(_) => (b"for=\"[", b"]\""),
+    };
+    out.put_slice(before);
+    let span = write_address(out, address);
+    out.put_slice(after);
+    span
+}
+
+fn write_address(out: &mut BytesMut, address: IpAddr) -> Span {
+    let start = out.len();
+    write!(out, "{address}").expect("the buffer grows");
+    start..out.len()
+}
+
+/// `;host=example.com` or `;host="example.com:8080"`; nothing if even quotes could not hold it.
+fn write_host(out: &mut BytesMut, host: &[u8]) {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!#$%&'*+^`|".contains(byte);
+    let is_quotable = |byte: &u8| byte.is_ascii_graphic() && !b"\"\\".contains(byte);
+    if host.is_empty() || !host.iter().all(is_quotable) {
+        return;
+    }
+    let quote: &[u8] = if host.iter().all(is_token) {
+        b""
+    } else {
+        b"\""
+    };
+    out.put_slice(b";host=");
+    out.put_slice(quote);
+    out.put_slice(host);
+    out.put_slice(quote);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn trusted() -> TrustedProxies {
+        let networks = [
+            "10.0.0.0/8",
+            "10.1.0.0/16",
+            "192.168.1.1/32",
+            "2001:db8:aaaa::/48",
+            "::ffff:172.16.0.0/108",
+        ];
+        TrustedProxies::new(&networks.map(|network| network.parse().unwrap()))
+    }
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn peer(address: &str) -> SocketAddr {
+        SocketAddr::new(address.parse().unwrap(), 4711)
+    }
+
+    #[test]
+    fn networks_hold_what_lies_in_them() {
+        for (address, inside) in [
+            ("10.0.0.0", true),
+            ("10.255.255.255", true),
+            ("9.255.255.255", false),
+            ("11.0.0.0", false),
+            ("192.168.1.1", true),
+            ("192.168.1.2", false),
+            ("192.168.1.0", false),
+            ("::ffff:10.1.2.3", true),
+            ("::ffff:11.1.2.3", false),
+            ("172.16.0.9", true),
+            ("172.32.0.9", false),
+            ("2001:db8:aaaa:ffff::1", true),
+            ("2001:db8:aaab::1", false),
+        ] {
+            assert_eq!(
+                trusted().contains(address.parse().unwrap()),
+                inside,
+                "{address}"
+            );
+        }
+        let all_v6 = TrustedProxies::new(&["::/0".parse().unwrap()]);
+        assert!(all_v6.contains("2001:db8::1".parse().unwrap()));
+        assert!(!all_v6.contains("::ffff:192.0.2.1".parse().unwrap()));
+        assert!(!TrustedProxies::default().contains("127.0.0.1".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn the_search_agrees_with_asking_each_network(
+            networks in prop::collection::vec((any::<u32>(), 0..=32_u8), 0..12),
+            address: u32,
+            near in any::<prop::sample::Index>(),
+        ) {
+            let networks: Vec<IpNet> = networks
+                .into_iter()
+                .map(|(bits, prefix)| IpNet::new(IpAddr::V4(bits.into()), prefix).unwrap())
+                .collect();
+            let trusted = TrustedProxies::new(&networks);
+            let mut asked = vec![IpAddr::V4(address.into())];
+            if !networks.is_empty() {
+                let edge = near.get(&networks);
+                asked.extend([edge.network(), edge.broadcast()]);
+            }
+            for address in asked {
+                let one_by_one = networks.iter().any(|network| network.contains(&address));
+                prop_assert_eq!(trusted.contains(address), one_by_one, "{}", address);
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics_and_never_speaks_for_a_stranger(lines in prop::collection::vec("[ -~]{0,60}", 0..4)) {
+            let mut map = HeaderMap::new();
+            for line in &lines {
+                for name in [X_FORWARDED_FOR, FORWARDED, X_FORWARDED_PROTO, X_FORWARDED_HOST] {
+                    map.append(name, line.parse().unwrap());
+                }
+            }
+            for address in ["10.0.0.1", "203.0.113.9"] {
+                let client = client(peer(address), &map, &trusted(), false);
+                ForwardedHeaders::new(&client, &map, None);
+                prop_assert!(client.trusted || client.address.to_string() == "203.0.113.9" && !client.tls);
+            }
+        }
+
+        #[test]
+        fn what_a_trusted_proxy_appends_is_found_whatever_stands_before(left in "[ -~]{0,60}", quoted: bool) {
+            let appended = if quoted { "for=\"[2001:db8::7]:1\"" } else { "for=198.51.100.7" };
+            let address = if quoted { "2001:db8::7" } else { "198.51.100.7" };
+            let map = headers(&[("forwarded", &format!("{left}, {appended}"))]);
+            let client = client(peer("10.0.0.1"), &map, &trusted(), false);
+            prop_assert_eq!(client.address.to_string(), address);
+        }
+    }
+
+    #[test]
+    fn the_caller_is_the_right_most_address_that_is_not_trusted() {
+        for (from, lines, address) in [
+            // Nobody trusts a stranger.
+            ("203.0.113.9", vec!["1.1.1.1"], "203.0.113.9"),
+            ("10.0.0.1", vec![], "10.0.0.1"),
+            ("10.0.0.1", vec!["198.51.100.7"], "198.51.100.7"),
+            (
+                "::ffff:10.0.0.1",
+                vec!["::ffff:198.51.100.7"],
+                "198.51.100.7",
+            ),
+            (
+                "10.0.0.1",
+                vec!["1.1.1.1, 198.51.100.7, 10.2.2.2"],
+                "198.51.100.7",
+            ),
+            (
+                "10.0.0.1",
+                vec!["1.1.1.1", "198.51.100.7", "10.2.2.2,10.3.3.3"],
+                "198.51.100.7",
+            ),
+            // All are trusted: the left-most is as far as we know.
+            ("10.0.0.1", vec!["10.9.9.9, 10.2.2.2"], "10.9.9.9"),
+            ("10.0.0.1", vec!["198.51.100.7:4711"], "198.51.100.7"),
+            ("10.0.0.1", vec!["2001:db8::7"], "2001:db8::7"),
+            ("10.0.0.1", vec!["[2001:db8::7]"], "2001:db8::7"),
+            ("10.0.0.1", vec!["[2001:db8::7]:4711"], "2001:db8::7"),
+            ("10.0.0.1", vec!["1.1.1.1, unknown"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.1.1.1, unknown, 10.2.2.2"], "10.2.2.2"),
+            ("10.0.0.1", vec!["1.1.1.1, _hidden"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.1.1.1, 300.1.1.1"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.1.1.1, 198.51.100.7:port"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.1.1.1, [2001:db8::7"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.1.1.1, [2001:db8::7]x"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.1.1.1, [1.2.3.4]"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.1.1.1, fe80::1%eth0"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.1.1.1, \u{e9}"], "10.0.0.1"),
+            ("10.0.0.1", vec!["1.1.1.1,"], "10.0.0.1"),
+        ] {
+            let lines: Vec<_> = lines
+                .into_iter()
+                .map(|line| ("x-forwarded-for", line))
+                .collect();
+            let client = client(peer(from), &headers(&lines), &trusted(), false);
+            assert_eq!(client.address.to_string(), address, "{from} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_chain_is_read_for_32_hops_only() {
+        for (proxies, address) in [(31, "198.51.100.7"), (32, "10.2.2.2")] {
+            let chain = format!("198.51.100.7{}", ", 10.2.2.2".repeat(proxies));
+            let client = client(
+                peer("10.0.0.1"),
+                &headers(&[("x-forwarded-for", &chain)]),
+                &trusted(),
+                false,
+            );
+            assert_eq!(client.address.to_string(), address, "{proxies}");
+        }
+    }
+
+    #[test]
+    fn forwarded_is_read_where_x_forwarded_for_is_absent() {
+        for (line, address, tls) in [
+            ("for=198.51.100.7", "198.51.100.7", false),
+            ("For=\"198.51.100.7:80\"; Proto=HTTPS", "198.51.100.7", true),
+            (
+                "for=1.1.1.1, for=\"[2001:db8::7]:_port\";proto=https, for=10.2.2.2;proto=http",
+                "2001:db8::7",
+                true,
+            ),
+            (
+                "for=198.51.100.7;proto=http, for=10.2.2.2;proto=https",
+                "198.51.100.7",
+                false,
+            ),
+            ("for=1.1.1.1, for=unknown;proto=https", "10.0.0.1", false),
+            ("for=1.1.1.1, by=10.2.2.2", "10.0.0.1", false),
+            // What stands in quotes is not structure, and an open quote of a stranger spoils nothing.
+            (
+                "host=\"x;for=1.1.1.1;y\";for=198.51.100.7",
+                "198.51.100.7",
+                false,
+            ),
+            (
+                "for=198.51.100.7;host=\"x, for=1.1.1.1\"",
+                "198.51.100.7",
+                false,
+            ),
+            (
+                "for=198.51.100.7;host=\"x\\\", for=1.1.1.1\"",
+                "198.51.100.7",
+                false,
+            ),
+            ("for=\"1.1.1.1, for=198.51.100.7", "198.51.100.7", false),
+        ] {
+            let client = client(
+                peer("10.0.0.1"),
+                &headers(&[("forwarded", line)]),
+                &trusted(),
+                false,
+            );
+            assert_eq!(
+                (client.address.to_string().as_str(), client.tls),
+                (address, tls),
+                "{line}"
+            );
+        }
+        let both = headers(&[
+            ("forwarded", "for=1.1.1.1"),
+            ("x-forwarded-for", "198.51.100.7"),
+        ]);
+        let client = client(peer("10.0.0.1"), &both, &trusted(), false);
+        assert_eq!(client.address.to_string(), "198.51.100.7");
+    }
+
+    #[test]
+    fn the_protocol_is_what_a_trusted_peer_says_about_the_caller() {
+        for (from, chain, proto, socket, tls) in [
+            ("203.0.113.9", "", "https", false, false),
+            ("10.0.0.1", "", "https", false, true),
+            ("10.0.0.1", "", "http", true, false),
+            ("10.0.0.1", "", "WSS", false, true),
+            ("10.0.0.1", "", "gopher", true, true),
+            // A list runs parallel to the chain.
+            (
+                "10.0.0.1",
+                "198.51.100.7, 10.2.2.2",
+                "https, http",
+                false,
+                true,
+            ),
+            ("10.0.0.1", "198.51.100.7, 10.2.2.2", "https", false, true),
+            (
+                "10.0.0.1",
+                "1.1.1.1, 198.51.100.7",
+                "https, http",
+                false,
+                false,
+            ),
+        ] {
+            let map = headers(&[("x-forwarded-for", chain), ("x-forwarded-proto", proto)]);
+            let client = client(peer(from), &map, &trusted(), socket);
+            assert_eq!(client.tls, tls, "{from} {chain} {proto}");
+        }
+    }
+
+    #[track_caller]
+    fn check_sent(from: &str, lines: &[(&'static str, &str)], expected: [&str; 5]) {
+        let map = headers(lines);
+        let client = client(peer(from), &map, &trusted(), true);
+        let sent = ForwardedHeaders::new(&client, &map, None);
+        let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+        let host = sent.host.as_ref().map(text).unwrap_or_default();
+        let actual = [
+            text(&sent.forwarded_for),
+            text(&sent.proto),
+            host,
+            text(&sent.real_ip),
+            text(&sent.forwarded),
+        ];
+        assert_eq!(actual, expected);
+    }
+
+    #[test]
+    fn a_stranger_is_described_from_scratch() {
+        check_sent(
+            "203.0.113.9",
+            &[
+                ("host", "example.com"),
+                ("x-forwarded-for", "1.1.1.1"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "evil.example"),
+                ("forwarded", "for=1.1.1.1"),
+            ],
+            [
+                "203.0.113.9",
+                "https",
+                "example.com",
+                "203.0.113.9",
+                "for=203.0.113.9;host=example.com;proto=https",
+            ],
+        );
+        check_sent(
+            "2001:db8::9",
+            &[("host", "example.com:8443")],
+            [
+                "2001:db8::9",
+                "https",
+                "example.com:8443",
+                "2001:db8::9",
+                "for=\"[2001:db8::9]\";host=\"example.com:8443\";proto=https",
+            ],
+        );
+        check_sent(
+            "203.0.113.9",
+            &[("host", "a\"b")],
+            [
+                "203.0.113.9",
+                "https",
+                "a\"b",
+                "203.0.113.9",
+                "for=203.0.113.9;proto=https",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_chain_of_trusted_proxies_goes_on() {
+        check_sent(
+            "10.0.0.1",
+            &[
+                ("host", "internal"),
+                ("x-forwarded-for", "198.51.100.7"),
+                ("x-forwarded-for", "10.2.2.2"),
+                ("x-forwarded-proto", "http"),
+                ("x-forwarded-host", "evil.example"),
+                ("x-forwarded-host", "example.com"),
+                // Nobody believed this one, so it does not travel on.
+                ("forwarded", "for=1.1.1.1"),
+            ],
+            [
+                "198.51.100.7, 10.2.2.2, 10.0.0.1",
+                "http",
+                "example.com",
+                "198.51.100.7",
+                "for=198.51.100.7;host=example.com;proto=http, for=10.0.0.1",
+            ],
+        );
+        check_sent(
+            "10.0.0.1",
+            &[
+                ("forwarded", "for=\"[2001:db8::7]\";proto=http"),
+                ("forwarded", "for=10.2.2.2"),
+            ],
+            [
+                "2001:db8::7, 10.0.0.1",
+                "http",
+                "",
+                "2001:db8::7",
+                "for=\"[2001:db8::7]\";proto=http, for=10.2.2.2, for=10.0.0.1",
+            ],
+        );
+        check_sent(
+            "10.0.0.1",
+            &[],
+            [
+                "10.0.0.1",
+                "https",
+                "",
+                "10.0.0.1",
+                "for=10.0.0.1;proto=https",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_authority_of_http_2_stands_for_the_host() {
+        let client = client(peer("203.0.113.9"), &HeaderMap::new(), &trusted(), true);
+        let sent = ForwardedHeaders::new(
+            &client,
+            &HeaderMap::new(),
+            Some(HeaderValue::from_static("h2.example")),
+        );
+        let names: Vec<_> = sent.into_pairs().map(|(name, _)| name).collect();
+        assert_eq!(
+            names,
+            [
+                X_FORWARDED_FOR,
+                X_FORWARDED_PROTO,
+                X_REAL_IP,
+                FORWARDED,
+                X_FORWARDED_HOST
+            ]
+        );
+    }
+
+    #[test]
+    fn claims_are_found_in_either_spelling_and_nothing_else_is() {
+        let map = headers(&[
+            ("host", "example.com"),
+            ("x-forwarded-for", "a"),
+            ("x_forwarded_for", "a"),
+            ("X-Real_IP", "a"),
+            ("traceparent", "a"),
+            ("x-forwarded", "a"),
+            ("x-custom", "a"),
+            ("from", "a"),
+        ]);
+        let mut found: Vec<_> = claims(&map).iter().map(ToString::to_string).collect();
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                "traceparent",
+                "x-forwarded-for",
+                "x-real_ip",
+                "x_forwarded_for"
+            ]
+        );
+        assert!(claims(&headers(&[("host", "a"), ("x-custom", "a")])).is_empty());
+    }
+}
