@@ -2,8 +2,7 @@
 
 use crate::config::{self, Loaded};
 use crate::demo;
-use crate::observe::logging;
-use crate::server::{Server, StartError};
+use crate::server::{Server, StartError, process};
 use clap::{Args, Subcommand};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -53,35 +52,26 @@ pub fn run(command: Command) -> ExitCode {
         Command::Dump(file) => with_config(&file.config, config::dump),
         Command::Explain(explain) => explain_request(&explain),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
-        Command::Demo(options) => demo::run(options),
+        Command::Demo(options) => finish(demo::run(&options)),
     }
 }
 
 fn serve(path: &Path) -> ExitCode {
-    logging::start(&config::log_filter());
-    let runtime = match control_runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("cannot start: {error}\n")),
-    };
-    let served = runtime.block_on(async {
-        let server = Server::start(path, config::environment()).await?;
-        let stopped = server.run().await;
-        stopped.map_err(|error| StartError::System(error.to_string()))
+    let served = process::start_log(config::log_filter().as_deref()).and_then(|metrics| {
+        process::control_runtime()?.block_on(async {
+            let server = Server::start(path, config::environment(), metrics).await?;
+            Ok(server.run().await?)
+        })
     });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&error.to_string()),
-    }
+    finish(served)
 }
 
-/// Carries what is beside the traffic: probes, look-ups, reloads, the admin listener.
-pub fn control_runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(16)
-        .thread_name("control")
-        .enable_all()
-        .build()
+fn finish(served: Result<(), StartError>) -> ExitCode {
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Config(rendered)) => complain(&rendered),
+        Err(StartError::System(why)) => complain(&format!("error: {why}\n")),
+    }
 }
 
 fn check(path: &Path) -> ExitCode {

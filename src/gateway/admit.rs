@@ -190,7 +190,12 @@ fn limit_body(parts: &Parts, route: &Route) -> Result<(), Reject> {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// Whether the body may be larger than what can be sent twice.
@@ -221,7 +226,12 @@ fn open_tunnel(
     if !origin_is_allowed(&parts.headers, &settings.origins.0) {
         return Err(refuse(RejectKind::OriginNotAllowed, "origin"));
     }
-    let user = ctx.arrival.as_ref().ok_or(RejectKind::Internal)?.client.subscriber();
+    let user = ctx
+        .arrival
+        .as_ref()
+        .ok_or(RejectKind::Internal)?
+        .client
+        .subscriber();
     let tunnel = route.tunnels.open(user, settings, &route.metrics);
     tunnel
         .map(Some)
@@ -249,7 +259,9 @@ fn origin_is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
     allowed.is_empty()
         || origin.is_none_or(|origin| {
             let origin = origin.as_bytes();
-            allowed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin))
+            allowed
+                .iter()
+                .any(|one| one.as_bytes().eq_ignore_ascii_case(origin))
         })
 }
 

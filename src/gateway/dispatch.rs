@@ -135,7 +135,9 @@ fn peer(
 
 /// A connection stands, new or kept: from here on the endpoint has `first_byte` to answer.
 pub fn connected(ctx: &mut RequestContext, reused: bool, digest: Option<&Digest>) {
-    let limit = ctx.route().map(|route| route.settings.timeouts.first_byte.0);
+    let limit = ctx
+        .route()
+        .map(|route| route.settings.timeouts.first_byte.0);
     let deadline = ctx.deadline();
     let Some(attempt) = ctx.attempts.last_mut() else {
         return;
@@ -247,7 +249,10 @@ fn retry_is_certain(error: &Error) -> bool {
 
 /// Whether not one byte of an answer had come: Pingora says so only in the text of its error.
 fn silent(error: &Error) -> bool {
-    let context = error.context.as_ref().map_or("", |context| context.as_str());
+    let context = error
+        .context
+        .as_ref()
+        .map_or("", |context| context.as_str());
     !context.contains("bytes already read") || context.contains("bytes already read: 0")
 }
 

@@ -74,7 +74,9 @@ fn of_time_out(error: &Error, ctx: &RequestContext, begun: bool) -> (Ending, Rej
 
 fn of_client(error: &Error, ctx: &RequestContext) -> (Ending, RejectKind) {
     match error.etype() {
-        ErrorType::ReadTimedout if ctx.is_tunnel() => (Ending::TunnelIdle, RejectKind::IdleTimedOut),
+        ErrorType::ReadTimedout if ctx.is_tunnel() => {
+            (Ending::TunnelIdle, RejectKind::IdleTimedOut)
+        }
         ErrorType::ReadTimedout => (Ending::ClientTimedOut, RejectKind::BodyTimedOut),
         ErrorType::InvalidHTTPHeader | ErrorType::HTTPStatus(_) => {
             (Ending::BadRequest, RejectKind::BadRequest)
@@ -89,8 +91,10 @@ pub fn timed_out(error: &Error) -> bool {
         let io = error.root_cause().downcast_ref::<io::Error>();
         io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut)
     };
-    matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout)
-        || is_connect_time_out(error.etype())
+    matches!(
+        error.etype(),
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout
+    ) || is_connect_time_out(error.etype())
         || ours()
 }
 

@@ -59,7 +59,10 @@ fn limit_silence_of_body(ctx: &RequestContext) {
     } else {
         settings.timeouts.idle
     };
-    let silence = ctx.attempts.last().and_then(|attempt| attempt.silence.as_ref());
+    let silence = ctx
+        .attempts
+        .last()
+        .and_then(|attempt| attempt.silence.as_ref());
     if let Some((silence, _)) = silence {
         silence.limit(limit.0, ctx.deadline());
     }
@@ -101,7 +104,10 @@ fn bind_to_endpoint(head: &mut ResponseHeader, ctx: &RequestContext) -> Result<(
     if knows {
         return Ok(());
     }
-    let secure = ctx.arrival.as_ref().is_some_and(|arrival| arrival.client.tls);
+    let secure = ctx
+        .arrival
+        .as_ref()
+        .is_some_and(|arrival| arrival.client.tls);
     if let Some(cookie) = upstream.sticky_cookie(lease.endpoint(), secure) {
         head.append_header("Set-Cookie", cookie)?;
     }

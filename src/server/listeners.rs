@@ -115,7 +115,10 @@ impl Listeners {
                 io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
                 _ => "",
             };
-            ("address", format!("cannot listen on {address}: {error}{hint}"))
+            (
+                "address",
+                format!("cannot listen on {address}: {error}{hint}"),
+            )
         })?;
         let failed = |error: io::Error| ("address", error.to_string());
         let metrics = metrics.listener(name);
@@ -182,7 +185,10 @@ impl Listeners {
 
     /// Names of the certificates in use, and when each expires.
     pub fn certificate_expiries(&self) -> Vec<(String, i64)> {
-        let slots = self.open.values().filter_map(|open| open.listener.tls.as_ref());
+        let slots = self
+            .open
+            .values()
+            .filter_map(|open| open.listener.tls.as_ref());
         let mut expiries: Vec<_> = slots
             .flat_map(|slot| slot.certificates().expiries().to_vec())
             .collect();

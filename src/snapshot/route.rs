@@ -123,7 +123,9 @@ fn action(
 ) -> Option<Action> {
     if let Some(pool) = &settings.pool {
         // A pool that is named but not there has a fault of its own.
-        return upstreams.get(pool).map(|upstream| Action::Forward(Arc::clone(upstream)));
+        return upstreams
+            .get(pool)
+            .map(|upstream| Action::Forward(Arc::clone(upstream)));
     }
     if let Some(redirect) = &settings.redirect {
         let to = Location::compile(name, settings, redirect, faults)?;

@@ -173,8 +173,11 @@ impl Listener {
             return Ok(Box::new(connection));
         };
         let acceptor = Acceptor::from_server_config(tls.config());
-        let shaken = acceptor.tls_handshake(Connection::new(tcp, ahead, facts)).await;
-        self.metrics.handshake(if shaken.is_ok() { "ok" } else { "failed" });
+        let shaken = acceptor
+            .tls_handshake(Connection::new(tcp, ahead, facts))
+            .await;
+        self.metrics
+            .handshake(if shaken.is_ok() { "ok" } else { "failed" });
         match shaken {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => {

@@ -4,19 +4,19 @@
 //! We have three (first byte, between bytes, everything), so the limit lives here, and
 //! the attempt moves it as it goes on.
 
-use super::endpoint::Address;
 use async_trait::async_trait;
 use pingora::connectors::L4Connect;
 use pingora::http::ResponseHeader;
 use pingora::protocols::Digest;
+use pingora::protocols::GetProxyDigest;
 use pingora::protocols::l4::ext::set_tcp_keepalive;
 use pingora::protocols::l4::socket::SocketAddr as AnySocketAddr;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::GetProxyDigest;
 use pingora::{Error, ErrorType};
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -71,7 +71,8 @@ impl Silence {
     }
 
     fn heard(&self) {
-        self.last_ms.store(self.since_origin(Instant::now()), Relaxed);
+        self.last_ms
+            .store(self.since_origin(Instant::now()), Relaxed);
     }
 
     fn since_origin(&self, at: Instant) -> u64 {
@@ -104,18 +105,19 @@ pub fn silence_of(digest: &Digest) -> Option<&Arc<Silence>> {
 
 /// Opens sockets whose silence is limited. The time to connect is limited by the peer's options.
 #[derive(Debug)]
-pub struct Dial {
-    pub address: Address,
-}
+pub struct Dial;
 
 #[async_trait]
 impl L4Connect for Dial {
-    async fn connect(&self, _: &AnySocketAddr) -> pingora::Result<Stream> {
-        let wire = match &self.address {
-            Address::Ip(address) => TcpStream::connect(address).await.map(Wire::Tcp),
-            Address::Unix(path) => UnixStream::connect(path).await.map(Wire::Unix),
+    async fn connect(&self, address: &AnySocketAddr) -> pingora::Result<Stream> {
+        let wire = match address {
+            AnySocketAddr::Inet(address) => TcpStream::connect(address).await.map(Wire::Tcp),
+            AnySocketAddr::Unix(unix) => {
+                let path = unix.as_pathname().unwrap_or(Path::new(""));
+                UnixStream::connect(path).await.map(Wire::Unix)
+            }
         };
-        let wire = wire.map_err(|error| connect_error(&self.address, error))?;
+        let wire = wire.map_err(|error| connect_error(address, error))?;
         let silence = Arc::new(Silence::new());
         let socket = QuietSocket {
             wire,
@@ -128,7 +130,7 @@ impl L4Connect for Dial {
     }
 }
 
-fn connect_error(address: &Address, error: io::Error) -> Box<Error> {
+fn connect_error(address: &AnySocketAddr, error: io::Error) -> Box<Error> {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
         io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
