@@ -49,6 +49,8 @@ impl AdminView for View {
     async fn reload(&self) -> Result<u64, Value> {
         let now = self.reloading_now.fetch_add(1, Ordering::SeqCst) + 1;
         self.reloading_most.fetch_max(now, Ordering::SeqCst);
+        // Another reload could come in between here, if it were let.
+        tokio::task::yield_now().await;
         if self.hold.load(Ordering::SeqCst) {
             self.may_reload.notified().await;
         }

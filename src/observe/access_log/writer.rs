@@ -240,6 +240,8 @@ impl Drain {
             if !batch.is_empty() {
                 self.write(&batch);
                 batch.clear();
+                // What a burst needed is given back.
+                batch.shrink_to(2 * SHARD_BYTES_HURRY);
             }
             self.spare = batch;
         }
