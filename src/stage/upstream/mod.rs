@@ -1,10 +1,16 @@
 //! Where to: pools of endpoints, who of them is well, and who takes this request.
 
 pub mod balance;
+pub mod dns;
 pub mod ejection;
 pub mod endpoint;
+#[cfg(test)]
+mod fake;
 pub mod health;
+pub mod peer;
 pub mod pool;
+pub mod probe;
+pub mod prober;
 mod queue;
 pub mod retry;
 pub mod settings;

@@ -1,0 +1,680 @@
+//! How an endpoint is connected to: everything Pingora wants to know, prepared once per pool.
+//!
+//! Invariant: traffic and probes connect by the same template, so a probe proves what traffic meets.
+//! Pingora's own key for reusing connections covers neither the authorities nor the protocol: the
+//! group key here does, so a connection verified in one way is never used in another.
+
+use super::endpoint::Address;
+use super::settings::{Protocol, Settings, TlsSettings};
+use crate::base::fault::{Faults, KeyPath};
+use pingora::protocols::TcpKeepalive;
+use pingora::protocols::tls::CaType;
+use pingora::tls::{CertificateDer, PrivateKeyDer, RootCertStore, ServerName};
+use pingora::upstreams::peer::{HttpPeer, PeerOptions};
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use rustls::pki_types::pem::PemObject;
+use rustls::sign::CertifiedKey;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// A connection that is silent this long is asked whether its other end is still there, so that
+/// quiet tunnels outlive the idle limits of firewalls and dead ones are found.
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const TCP_KEEPALIVE_COUNT: usize = 3;
+
+/// The same for HTTP/2, where one dead connection would hold up to a hundred requests.
+const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Largest certificate or key file read.
+const PEM_BYTES_MAX: u64 = 1 << 20;
+
+/// Sent as SNI where there is nothing better and nothing is verified; rustls needs some name.
+const NO_NAME: &str = "localhost";
+
+/// Time limits of one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerTimeouts {
+    /// To connect, TLS included.
+    pub connect: Duration,
+    /// For one read: the first byte, then each gap. None: no limit.
+    pub read: Option<Duration>,
+    /// For one write. None: no limit.
+    pub write: Option<Duration>,
+}
+
+/// Makes the peers of one pool. Files are read when it is built; making a peer touches neither disk
+/// nor DNS.
+#[derive(Debug)]
+pub struct PeerTemplate {
+    tls: bool,
+    server_name: Option<String>,
+    client_certificate: Option<Arc<CertKey>>,
+    options: PeerOptions,
+    group_key: u64,
+    /// For upgrades, which speak HTTP/1.1 also where the pool speaks HTTP/2.
+    upgrade_group_key: u64,
+    keepalive: bool,
+    /// Tells connections apart that must not be reused.
+    serial: AtomicU64,
+}
+
+impl PeerTemplate {
+    /// Reads and checks all that `settings` name; `at` is the place of the pool in the document. On
+    /// errors there is no template, and all of them are in `faults`.
+    pub fn build(
+        pool: &str,
+        settings: &Settings,
+        at: &KeyPath,
+        faults: &mut Faults,
+    ) -> Option<Self> {
+        let mut problems = Faults::default();
+        check_keepalive(settings, at, &mut problems);
+        check_sockets(settings, at, &mut problems);
+        let trust = settings.tls.as_ref().map(|tls| {
+            check_names(settings, tls, at, &mut problems);
+            Trust::read(tls, &at.key("tls"), &mut problems)
+        });
+        let failed = problems.has_errors();
+        faults.0.append(&mut problems.0);
+        if failed {
+            return None;
+        }
+        let trust = trust.unwrap_or_default();
+        let tls = settings.tls.as_ref();
+        let options = options(settings, trust.authorities.clone());
+        let key = |alpn: &str| group_key(pool, tls, &trust, alpn);
+        Some(Self {
+            tls: tls.is_some(),
+            server_name: tls.and_then(|tls| tls.server_name.clone()),
+            group_key: key(&options.alpn.to_string()),
+            upgrade_group_key: key("upgrade"),
+            client_certificate: trust.client_certificate,
+            options,
+            keepalive: !settings.keepalive.idle.0.is_zero(),
+            serial: AtomicU64::new(0),
+        })
+    }
+
+    /// The peer of an endpoint; `host` is the name it was looked up by. Fails only for socket paths that
+    /// [`PeerTemplate::build`] refuses.
+    pub fn peer(
+        &self,
+        address: &Address,
+        host: Option<&str>,
+        timeouts: PeerTimeouts,
+    ) -> Result<HttpPeer, String> {
+        self.make(address, host, timeouts, self.group_key)
+    }
+
+    /// The peer for a request that asks for an upgrade: always HTTP/1.1.
+    pub fn upgrade_peer(
+        &self,
+        address: &Address,
+        host: Option<&str>,
+        timeouts: PeerTimeouts,
+    ) -> Result<HttpPeer, String> {
+        let mut peer = self.make(address, host, timeouts, self.upgrade_group_key)?;
+        peer.options.set_http_version(1, 1);
+        peer.options.h2_ping_interval = None;
+        Ok(peer)
+    }
+
+    /// False for `idle: 0s`. Requests over HTTP/1.1 should then say `Connection: close`; if they
+    /// do not, the connection is still never used again.
+    pub fn keeps_connections(&self) -> bool {
+        self.keepalive
+    }
+
+    /// Whether endpoints speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The same for two templates that connect in the same way.
+    pub fn fingerprint(&self) -> u64 {
+        self.group_key
+    }
+
+    fn make(
+        &self,
+        address: &Address,
+        host: Option<&str>,
+        timeouts: PeerTimeouts,
+        group_key: u64,
+    ) -> Result<HttpPeer, String> {
+        let name = if self.tls {
+            self.name_of(address, host)
+        } else {
+            String::new()
+        };
+        let mut peer = match address {
+            // A socket address, never a name: Pingora would look a name up here and now.
+            Address::Ip(address) => HttpPeer::new(address, self.tls, name),
+            Address::Unix(path) => socket_peer(path, self.tls, name)?,
+        };
+        peer.options = self.options.clone();
+        peer.options.connection_timeout = Some(timeouts.connect);
+        peer.options.total_connection_timeout = Some(timeouts.connect);
+        peer.options.read_timeout = timeouts.read;
+        peer.options.write_timeout = timeouts.write;
+        peer.client_cert_key.clone_from(&self.client_certificate);
+        peer.group_key = self.own_key(group_key, &peer);
+        Ok(peer)
+    }
+
+    /// SNI and the name that is verified. An address is verified against the addresses in the
+    /// certificate, and not sent (RFC 6066, section 3). Never empty: that would switch verification off.
+    fn name_of(&self, address: &Address, host: Option<&str>) -> String {
+        match (&self.server_name, host, address) {
+            (Some(name), _, _) => name.clone(),
+            (None, Some(host), _) => host.to_owned(),
+            (None, None, Address::Ip(address)) => address.ip().to_string(),
+            (None, None, Address::Unix(_)) => NO_NAME.to_owned(),
+        }
+    }
+
+    /// Pingora closes a connection after its idle time, but with a time of zero it could still be
+    /// taken in the instant between. With a key of its own it is found by nobody. Requests on one
+    /// HTTP/2 connection at once remain together: that connection is in use, not kept.
+    fn own_key(&self, group_key: u64, peer: &HttpPeer) -> u64 {
+        if self.keepalive || peer.options.alpn.get_max_http_version() == 2 {
+            return group_key;
+        }
+        group_key.wrapping_add(1 + self.serial.fetch_add(1, Relaxed))
+    }
+}
+
+/// Refuses what the system does not take (over 107 bytes, a zero byte), and the empty path, at which
+/// Pingora would panic when it connects.
+fn socket_peer(path: &Path, tls: bool, name: String) -> Result<HttpPeer, String> {
+    path.to_str()
+        .filter(|text| !text.is_empty())
+        .and_then(|text| HttpPeer::new_uds(text, tls, name).ok())
+        .ok_or_else(|| format!("`{}` cannot be the path of a socket", path.display()))
+}
+
+/// Certificates and keys that were read for one pool.
+#[derive(Default)]
+struct Trust {
+    authorities: Option<Arc<CaType>>,
+    client_certificate: Option<Arc<CertKey>>,
+    /// Contents of the files, for the group key.
+    contents: Vec<Vec<u8>>,
+}
+
+impl Trust {
+    fn read(tls: &TlsSettings, at: &KeyPath, faults: &mut Faults) -> Self {
+        let mut trust = Self::default();
+        if let Some(path) = &tls.ca {
+            match authorities(path, &mut trust.contents) {
+                Ok(authorities) => trust.authorities = Some(authorities),
+                Err(what) => faults.error(at.key("ca"), what, ""),
+            }
+        } else if !tls.verify {
+            trust.authorities = placeholder_authority();
+        }
+        match (&tls.client_certificate, &tls.client_key) {
+            (Some(certificate), Some(key)) => {
+                match client_certificate(certificate, key, &mut trust.contents) {
+                    Ok(pair) => trust.client_certificate = Some(pair),
+                    Err(what) => faults.error(at.key("client_certificate"), what, ""),
+                }
+            }
+            (None, None) => {}
+            (Some(_), None) => faults.error(
+                at.key("client_certificate"),
+                "a client certificate without its key",
+                "add `client_key`",
+            ),
+            (None, Some(_)) => faults.error(
+                at.key("client_key"),
+                "a client key without its certificate",
+                "add `client_certificate`",
+            ),
+        }
+        trust
+    }
+}
+
+/// Pingora builds a verifier even where nothing is verified, and rustls refuses one that trusts
+/// nobody: on a machine without system authorities, `verify: false` would fail every connection.
+fn placeholder_authority() -> Option<Arc<CaType>> {
+    let made = rcgen::generate_simple_self_signed(Vec::new()).ok()?;
+    Some(Arc::new([WrappedX509::new(
+        made.cert.der().to_vec(),
+        parse_x509,
+    )]))
+}
+
+fn authorities(path: &Path, contents: &mut Vec<Vec<u8>>) -> Result<Arc<CaType>, String> {
+    let mut store = RootCertStore::empty();
+    let mut wrapped = Vec::new();
+    for der in certificates(path, contents)? {
+        store
+            .add(der.clone())
+            .map_err(|error| format!("`{}` holds no usable authority: {error}", path.display()))?;
+        wrapped.push(WrappedX509::new(der.to_vec(), parse_x509));
+    }
+    Ok(wrapped.into())
+}
+
+fn client_certificate(
+    certificate_path: &Path,
+    key_path: &Path,
+    contents: &mut Vec<Vec<u8>>,
+) -> Result<Arc<CertKey>, String> {
+    let chain = certificates(certificate_path, contents)?;
+    let pem = read(key_path)?;
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+        format!(
+            "`{}` holds no private key in PEM: {error}",
+            key_path.display()
+        )
+    })?;
+    let der = key.secret_der().to_vec();
+    // Pingora guesses the kind of the key from its bytes, and panics if it cannot.
+    PrivateKeyDer::try_from(der.as_slice())
+        .map_err(|error| format!("`{}`: {error}", key_path.display()))?;
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    CertifiedKey::from_der(chain.clone(), key, &provider).map_err(|error| {
+        format!(
+            "the certificate in `{}` does not go with the key in `{}`: {error}",
+            certificate_path.display(),
+            key_path.display()
+        )
+    })?;
+    contents.push(pem);
+    let chain = chain.into_iter().map(|der| der.to_vec()).collect();
+    Ok(Arc::new(CertKey::new(chain, der)))
+}
+
+/// At least one certificate, each one parsed: Pingora parses them again, and panics if it cannot.
+fn certificates(
+    path: &Path,
+    contents: &mut Vec<Vec<u8>>,
+) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let found =
+        found.map_err(|error| format!("`{}` is not readable PEM: {error}", path.display()))?;
+    if found.is_empty() {
+        return Err(format!("`{}` holds no certificate in PEM", path.display()));
+    }
+    for der in &found {
+        X509Certificate::from_der(der)
+            .map_err(|error| format!("`{}` holds a broken certificate: {error}", path.display()))?;
+    }
+    contents.push(pem);
+    Ok(found)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let failed = |error| format!("cannot read `{}`: {error}", path.display());
+    let mut content = Vec::new();
+    std::fs::File::open(path)
+        .map_err(failed)?
+        .take(PEM_BYTES_MAX + 1)
+        .read_to_end(&mut content)
+        .map_err(failed)?;
+    if content.len() as u64 > PEM_BYTES_MAX {
+        return Err(format!("`{}` is larger than 1 MiB", path.display()));
+    }
+    Ok(content)
+}
+
+fn check_keepalive(settings: &Settings, at: &KeyPath, faults: &mut Faults) {
+    if settings.keepalive.h2_streams == 0 {
+        faults.error(
+            at.key("keepalive").key("h2_streams"),
+            "a connection without streams carries no request",
+            "write 1 or more",
+        );
+    }
+}
+
+fn check_sockets(settings: &Settings, at: &KeyPath, faults: &mut Faults) {
+    for (index, endpoint) in settings.endpoints.iter().enumerate() {
+        let Some(path) = endpoint.address.strip_prefix("unix:") else {
+            continue;
+        };
+        if let Err(what) = socket_peer(Path::new(path), false, String::new()) {
+            let fix = "write `unix:/path`, at most 107 bytes long";
+            faults.error(at.key("endpoints").key(index), what, fix);
+        }
+    }
+}
+
+/// Each endpoint needs a name to verify: the setting's, its own, or its IP address.
+fn check_names(settings: &Settings, tls: &TlsSettings, at: &KeyPath, faults: &mut Faults) {
+    if let Some(name) = &tls.server_name {
+        if ServerName::try_from(name.as_str()).is_err() {
+            let what = format!("`{name}` cannot be the name in a certificate");
+            faults.error(at.key("tls").key("server_name"), what, "");
+        }
+        return;
+    }
+    for (index, endpoint) in settings.endpoints.iter().enumerate() {
+        let at = at.key("endpoints").key(index);
+        if endpoint.address.starts_with("unix:") {
+            if tls.verify {
+                faults.error(
+                    at,
+                    "a socket has no name that its certificate could be verified by",
+                    "add `server_name` to `tls`, or `verify: false`",
+                );
+            }
+            continue;
+        }
+        let name = host_of(&endpoint.address);
+        if ServerName::try_from(name).is_err() {
+            let what = format!("`{name}` cannot be the name in a certificate");
+            faults.error(at, what, "add `server_name` to `tls`");
+        }
+    }
+}
+
+/// `[::1]:443` is `::1`, `app.internal:443` is `app.internal`.
+fn host_of(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
+}
+
+fn options(settings: &Settings, authorities: Option<Arc<CaType>>) -> PeerOptions {
+    let mut options = PeerOptions::new();
+    match (settings.protocol, &settings.tls) {
+        (Protocol::Http1, _) => options.set_http_version(1, 1),
+        // Agreed on by ALPN; an endpoint that does not offer HTTP/2 is spoken to in HTTP/1.1.
+        (Protocol::Http2, Some(_)) => options.set_http_version(2, 1),
+        // Nothing to agree by: "at least 2" makes Pingora start with the HTTP/2 preface.
+        (Protocol::Http2, None) => options.set_http_version(2, 2),
+    }
+    if settings.protocol == Protocol::Http2 {
+        options.h2_ping_interval = Some(H2_PING_INTERVAL);
+        options.max_h2_streams = settings.keepalive.h2_streams as usize;
+    }
+    if let Some(tls) = &settings.tls {
+        options.verify_cert = tls.verify;
+        options.verify_hostname = tls.verify;
+    }
+    options.ca = authorities;
+    options.idle_timeout = Some(settings.keepalive.idle.0);
+    options.tcp_keepalive = Some(TcpKeepalive {
+        idle: TCP_KEEPALIVE_IDLE,
+        interval: TCP_KEEPALIVE_INTERVAL,
+        count: TCP_KEEPALIVE_COUNT,
+        // Zero leaves it to the system.
+        user_timeout: Duration::ZERO,
+    });
+    options
+}
+
+/// The same inputs give the same key for the life of the process, so connections survive a reload.
+/// Each part goes in with its length.
+fn group_key(pool: &str, tls: Option<&TlsSettings>, trust: &Trust, alpn: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (pool, alpn, &trust.contents).hash(&mut hasher);
+    if let Some(tls) = tls {
+        (&tls.server_name, tls.verify).hash(&mut hasher);
+        (tls.ca.is_some(), tls.client_certificate.is_some()).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Authority, install_crypto, template};
+    use super::*;
+    use crate::base::units::Period;
+    use pingora::upstreams::peer::Peer;
+
+    const TIMEOUTS: PeerTimeouts = PeerTimeouts {
+        connect: Duration::from_secs(5),
+        read: Some(Duration::from_mins(1)),
+        write: None,
+    };
+
+    fn over(tls: TlsSettings) -> Settings {
+        install_crypto();
+        Settings {
+            tls: Some(tls),
+            ..Settings::default()
+        }
+    }
+
+    fn ip(text: &str) -> Address {
+        Address::Ip(text.parse().unwrap())
+    }
+
+    fn reuse(template: &PeerTemplate) -> u64 {
+        let peer = template.peer(&ip("10.0.0.1:443"), None, TIMEOUTS);
+        peer.unwrap().reuse_hash()
+    }
+
+    #[test]
+    fn a_name_to_verify_is_always_there() {
+        let named = TlsSettings {
+            server_name: Some("app.example.com".to_owned()),
+            ..TlsSettings::default()
+        };
+        let blind = TlsSettings {
+            verify: false,
+            ..TlsSettings::default()
+        };
+        let usual = TlsSettings::default();
+        let socket = Address::Unix("/run/app.sock".into());
+        for (tls, address, host, sni) in [
+            (&usual, ip("10.0.0.1:443"), None, "10.0.0.1"),
+            (&usual, ip("[::1]:443"), None, "::1"),
+            (
+                &usual,
+                ip("10.0.0.1:443"),
+                Some("app.internal"),
+                "app.internal",
+            ),
+            (
+                &named,
+                ip("10.0.0.1:443"),
+                Some("app.internal"),
+                "app.example.com",
+            ),
+            (&named, socket.clone(), None, "app.example.com"),
+            (&blind, socket, None, "localhost"),
+        ] {
+            let template = template(&over(tls.clone()));
+            let peer = template.peer(&address, host, TIMEOUTS).unwrap();
+            assert_eq!(peer.sni, sni);
+            assert!(peer.is_tls());
+            assert_eq!(peer.verify_cert(), tls.verify);
+        }
+    }
+
+    #[test]
+    fn a_peer_carries_the_settings() {
+        let settings = Settings {
+            protocol: Protocol::Http2,
+            ..Settings::default()
+        };
+        let template = template(&settings);
+        let peer = template
+            .peer(&ip("10.0.0.1:80"), Some("app"), TIMEOUTS)
+            .unwrap();
+        assert!(!peer.is_tls() && peer.sni.is_empty());
+        let options = &peer.options;
+        assert_eq!(options.total_connection_timeout, Some(TIMEOUTS.connect));
+        assert_eq!(options.read_timeout, TIMEOUTS.read);
+        assert_eq!(options.write_timeout, None);
+        assert_eq!(options.idle_timeout, Some(Duration::from_secs(50)));
+        assert_eq!(options.max_h2_streams, 100);
+        assert_eq!(options.alpn.get_min_http_version(), 2);
+        let upgrade = template
+            .upgrade_peer(&ip("10.0.0.1:80"), None, TIMEOUTS)
+            .unwrap();
+        assert_eq!(upgrade.options.alpn.get_max_http_version(), 1);
+        assert_ne!(upgrade.reuse_hash(), peer.reuse_hash());
+    }
+
+    #[test]
+    fn connections_made_under_other_terms_are_never_reused() {
+        let (first, second) = (Authority::new(), Authority::new());
+        let (certificate, key) = first.sign("client", &["gateway"]);
+        let with = |change: &dyn Fn(&mut Settings)| {
+            let mut settings = over(first.settings());
+            change(&mut settings);
+            reuse(&template(&settings))
+        };
+        let same = with(&|_| {});
+        assert_eq!(same, with(&|_| {}), "a reload keeps connections");
+        let others = [
+            ("authority", with(&|s| s.tls = Some(second.settings()))),
+            (
+                "system authorities",
+                with(&|s| s.tls = Some(TlsSettings::default())),
+            ),
+            ("plain", with(&|s| s.tls = None)),
+            ("protocol", with(&|s| s.protocol = Protocol::Http2)),
+            ("blind", with(&|s| s.tls.as_mut().unwrap().verify = false)),
+            (
+                "client certificate",
+                with(&|s| {
+                    let tls = s.tls.as_mut().unwrap();
+                    tls.client_certificate = Some(certificate.clone());
+                    tls.client_key = Some(key.clone());
+                }),
+            ),
+        ];
+        for (at, (name, other)) in others.iter().enumerate() {
+            assert_ne!(same, *other, "{name}");
+            assert!(
+                others[..at].iter().all(|(_, before)| before != other),
+                "{name}"
+            );
+        }
+        // The file behind the same path is another one.
+        std::fs::copy(second.path("ca.pem"), first.path("ca.pem")).unwrap();
+        assert_ne!(same, with(&|_| {}), "a renewed authority");
+    }
+
+    #[test]
+    fn pools_do_not_share_connections() {
+        let build = |pool| {
+            let mut faults = Faults::default();
+            let settings = Settings::default();
+            PeerTemplate::build(pool, &settings, &KeyPath::root(), &mut faults).unwrap()
+        };
+        assert_ne!(reuse(&build("a")), reuse(&build("b")));
+    }
+
+    #[test]
+    fn without_keepalive_no_two_requests_have_the_same_key() {
+        let mut settings = Settings::default();
+        settings.keepalive.idle = Period::seconds(0);
+        let kept = template(&Settings::default());
+        let closed = template(&settings);
+        assert!(kept.keeps_connections() && !closed.keeps_connections());
+        assert_eq!(reuse(&kept), reuse(&kept));
+        assert_ne!(reuse(&closed), reuse(&closed));
+    }
+
+    /// There is no template, and one fault, at `at`, that says `text`.
+    fn refused(settings: &Settings, at: &str, text: &str) {
+        let mut faults = Faults::default();
+        let built = PeerTemplate::build("app", settings, &KeyPath::root(), &mut faults);
+        assert!(built.is_none(), "{text}");
+        let [fault] = faults.0.as_slice() else {
+            panic!("{text}: {:?}", faults.0);
+        };
+        assert_eq!(fault.at.to_string(), at);
+        assert!(fault.what.contains(text), "{} lacks {text}", fault.what);
+    }
+
+    #[test]
+    fn endpoints_that_cannot_be_reached_or_verified_are_refused() {
+        let (plain, tls) = (Settings::default(), over(TlsSettings::default()));
+        let long = format!("unix:/{}", "x".repeat(107));
+        let path = "cannot be the path of a socket";
+        for (settings, address, text) in [
+            (&tls, "unix:/run/app.sock", "socket has no name"),
+            (&tls, "not a name:443", "`not a name`"),
+            (&plain, "unix:", path),
+            (&plain, &long, path),
+        ] {
+            let mut settings = settings.clone();
+            settings.endpoints = vec![serde_json::from_value(address.into()).unwrap()];
+            refused(&settings, "endpoints[0]", text);
+        }
+        let mut streamless = plain;
+        streamless.keepalive.h2_streams = 0;
+        refused(&streamless, "keepalive.h2_streams", "without streams");
+        let named = TlsSettings {
+            server_name: Some("not a name".to_owned()),
+            ..TlsSettings::default()
+        };
+        refused(&over(named), "tls.server_name", "`not a name`");
+    }
+
+    #[test]
+    fn authorities_that_cannot_be_read_are_refused() {
+        let authority = Authority::new();
+        let block = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(authority.path("empty.pem"), "").unwrap();
+        std::fs::write(authority.path("broken.pem"), block).unwrap();
+        for (file, text) in [
+            ("none.pem", "none.pem"),
+            ("empty.pem", "no certificate in PEM"),
+            ("broken.pem", "broken.pem"),
+            (".", "cannot read"),
+        ] {
+            let tls = TlsSettings {
+                ca: Some(authority.path(file)),
+                ..TlsSettings::default()
+            };
+            refused(&over(tls), "tls.ca", text);
+        }
+    }
+
+    #[test]
+    fn client_certificates_that_do_not_go_with_their_key_are_refused() {
+        let authority = Authority::new();
+        let (certificate, key) = authority.sign("one", &["gateway"]);
+        let (_, other_key) = authority.sign("two", &["gateway"]);
+        let client = |certificate: Option<&Path>, key: Option<&Path>| {
+            over(TlsSettings {
+                client_certificate: certificate.map(Path::to_owned),
+                client_key: key.map(Path::to_owned),
+                ..authority.settings()
+            })
+        };
+        let (some, at) = (Some(certificate.as_path()), "tls.client_certificate");
+        refused(&client(some, None), at, "without its key");
+        refused(&client(some, Some(&other_key)), at, "does not go with");
+        refused(&client(some, some), at, "no private key");
+        let without = client(None, Some(&key));
+        refused(&without, "tls.client_key", "without its certificate");
+        assert!(
+            template(&client(some, Some(&key)))
+                .client_certificate
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn ordinary_endpoints_have_names_that_can_be_verified() {
+        for (address, host) in [
+            ("app.internal:443", "app.internal"),
+            ("10.0.0.1:443", "10.0.0.1"),
+            ("[::1]:443", "::1"),
+            ("my_app:443", "my_app"),
+        ] {
+            assert_eq!(host_of(address), host);
+            assert!(ServerName::try_from(host).is_ok(), "{host}");
+        }
+    }
+}
