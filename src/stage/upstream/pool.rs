@@ -250,9 +250,8 @@ impl Pool {
                 });
             match served {
                 None => return,
-                // Its waiter has just left. Not to be dropped as it is: that would come back here.
-                Some(Err(Ok(lease))) => lease.give_back_quietly(),
-                Some(Ok(()) | Err(Err(_))) => {}
+                // Should its waiter be gone already, the place is given back by the drop.
+                Some(answer) => drop(answer),
             }
         }
     }
@@ -363,7 +362,6 @@ impl Pool {
             pool: Arc::clone(self),
             endpoint: Arc::clone(endpoint),
             trial,
-            quiet: false,
         })
     }
 
@@ -399,7 +397,6 @@ pub struct Lease {
     pool: Arc<Pool>,
     endpoint: Arc<Endpoint>,
     trial: Option<Ticket>,
-    quiet: bool,
 }
 
 impl Lease {
@@ -431,10 +428,6 @@ impl Lease {
             }
         }
     }
-
-    fn give_back_quietly(mut self) {
-        self.quiet = true;
-    }
 }
 
 impl Drop for Lease {
@@ -443,7 +436,7 @@ impl Drop for Lease {
             self.endpoint.ejection.abandon(trial);
         }
         self.endpoint.in_flight.fetch_sub(1, SeqCst);
-        if !self.quiet && self.pool.queue.waiting() > 0 {
+        if self.pool.queue.waiting() > 0 {
             self.pool.serve_waiters(clock());
         }
     }
@@ -826,6 +819,46 @@ mod tests {
         assert!(futures_util::poll!(&mut easy).is_pending());
         drop(first);
         assert!(tokio::time::timeout(SOON, easy).await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_place_that_comes_free_before_the_line_is_joined_is_seen() {
+        let pool = pool_with(&[1], full_at(1, 10));
+        // As after a first look that found all full, when the lease ended in that moment.
+        let late = pool.wait(Want::any(clock()));
+        assert!(tokio::time::timeout(SOON, late).await.unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_place_that_is_gone_since_the_look_is_not_taken() {
+        let (pool, now) = (pool_with(&[1], full_at(2, 10)), clock());
+        let members = pool.members();
+        let take = || pool.take(&members[0], Entry::ByTheGate, now);
+        let _held = (take().unwrap(), take().unwrap());
+        assert!(take().is_none());
+        assert_eq!(in_flight(&pool), [2]);
+    }
+
+    #[test]
+    fn threads_that_snatch_places_never_pass_the_limit() {
+        let (pool, now) = (pool_with(&[1], full_at(2, 10)), clock());
+        let members = pool.members();
+        let most = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let seen = (0..20_000).filter_map(|_| {
+                            let lease = pool.take(&members[0], Entry::ByTheGate, now)?;
+                            Some(lease.endpoint().in_flight.load(SeqCst))
+                        });
+                        seen.max().unwrap_or(1)
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).max()
+        });
+        assert!((1..=2).contains(&most.unwrap()), "{most:?}");
+        assert_eq!(in_flight(&pool), [0]);
     }
 
     /// Many threads, few places: every request is served, nobody above the limit, nothing lost.
