@@ -155,11 +155,11 @@ impl<F: FnMut(&[PathBuf])> Follower<F> {
         let Some(watcher) = &mut self.watcher else {
             return false;
         };
-        let folders = folders(&self.shared.files());
-        folders
-            .iter()
-            .map(|folder| watcher.watch(folder, RecursiveMode::NonRecursive).is_ok())
-            .fold(true, |all, watched| all && watched)
+        let mut all = true;
+        for folder in folders(&self.shared.files()) {
+            all &= watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok();
+        }
+        all
     }
 
     /// Waits for a signal and then for quiet; false when the watch is over.
@@ -235,11 +235,11 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let (_watch, changes) = started(&path);
         fs::write(&path, "two").unwrap();
-        assert_eq!(changes.recv_timeout(DEADLINE).unwrap(), [path.clone()]);
+        assert_eq!(changes.recv_timeout(DEADLINE).unwrap(), [path.as_path()]);
         let new = folder.path().join("new");
         fs::write(&new, "three").unwrap();
         fs::rename(&new, &path).unwrap();
-        assert_eq!(changes.recv_timeout(DEADLINE).unwrap(), [path.clone()]);
+        assert_eq!(changes.recv_timeout(DEADLINE).unwrap(), [path.as_path()]);
         assert!(changes.try_recv().is_err());
     }
 
