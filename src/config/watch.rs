@@ -129,23 +129,20 @@ struct Follower<F> {
 
 impl<F: FnMut(&[PathBuf])> Follower<F> {
     fn run(mut self) {
-        loop {
+        // What changed before the folders were watched is seen by a first look.
+        let mut wait = DEBOUNCE;
+        self.watch_folders();
+        while self.signalled(wait) {
             // Again each time: a folder may have been replaced, a link may lead elsewhere.
             // Before looking, so that no change can fall between the two.
-            let wait = if self.watch_folders() {
+            wait = if self.watch_folders() {
                 POLL_BESIDE_WATCHER
             } else {
                 POLL
             };
             let changed = self.seen.changed(&self.shared.files());
-            if self.shared.stopped() {
-                return;
-            }
             if !changed.is_empty() {
                 (self.on_change)(&changed);
-            }
-            if !self.signalled(wait) {
-                return;
             }
         }
     }
