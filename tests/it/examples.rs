@@ -29,10 +29,8 @@ fn every_shipped_document_is_good() {
         let command = command.arg("check").arg("-c").arg(&file);
         let (status, stdout, stderr) = crate::harness::finish(command);
         // Certificates are the operator's own: an example can only name where they would be.
-        let only_certificates = stderr.lines().chain(stdout.lines()).any(|line| line.contains("certificate"));
-            .lines()
-            .chain(stdout.lines())
-            .any(|line| line.contains(".pem"));
+        let mut lines = stderr.lines().chain(stdout.lines());
+        let only_certificates = lines.any(|line| line.contains("certificate"));
         assert!(
             status.success() || only_certificates,
             "{}: {stdout}{stderr}",
