@@ -141,7 +141,9 @@ fn ask_ready(mut admin: SocketAddr) -> io::Result<String> {
 }
 
 fn body_of(answer: &str) -> &str {
-    answer.split_once("\r\n\r\n").map_or(answer, |(_, body)| body)
+    answer
+        .split_once("\r\n\r\n")
+        .map_or(answer, |(_, body)| body)
 }
 
 /// A reader that has gone (`| head`) is no fault of ours.
