@@ -259,10 +259,8 @@ fn silent(error: &Error) -> bool {
 fn outcome_of(failure: Failure) -> Option<Outcome> {
     match failure {
         Failure::NotSent => Some(Outcome::ConnectFailure),
-        // The endpoint closed a connection that it was free to close.
-        Failure::ReusedClosedSilent | Failure::RefusedUnprocessed => None,
-        // Reported when the head came.
-        Failure::Status(_) => None,
+        // The endpoint closed a connection that it was free to close; a status was reported with its head.
+        Failure::ReusedClosedSilent | Failure::RefusedUnprocessed | Failure::Status(_) => None,
         Failure::Reset | Failure::TimedOutFirstByte | Failure::Malformed | Failure::AnswerBegun => {
             Some(Outcome::Error)
         }
