@@ -240,8 +240,10 @@ async fn a_pool_of_unknown_names_only_refuses_politely() {
 
 #[tokio::test]
 async fn connections_to_endpoints_are_kept() {
+    // Each worker thread keeps its own.
     let app = Upstream::named("app").await;
-    let gateway = Gateway::of(&[&app], "", "").await;
+    let yaml = crate::harness::app(&[&app], "", "");
+    let gateway = Gateway::start(&format!("server: {{ threads: 1 }}\n{yaml}"), &[]).await;
     for _ in 0..10 {
         gateway.get("/").await;
     }
