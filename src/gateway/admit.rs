@@ -40,7 +40,9 @@ pub fn arrive(session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
     })?;
     let downstream = session.as_downstream_mut();
     // Off already means that this answer is to be the last on its connection.
-    if downstream.get_keepalive().is_some() {
+    if arrival.listener.gone {
+        downstream.set_keepalive(None);
+    } else if downstream.get_keepalive().is_some() {
         downstream.set_keepalive(Some(arrival.listener.keepalive.as_secs().max(1)));
     }
     ctx.arrival = Some(arrival);
@@ -50,7 +52,10 @@ pub fn arrive(session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
 fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
     let digest = session.digest()?;
     let facts = facts_of(digest)?;
-    let listener = Arc::clone(ctx.snapshot.listeners.get(&*facts.listener)?);
+    let listener = match ctx.snapshot.listeners.get(&*facts.listener) {
+        Some(listener) => Arc::clone(listener),
+        None => Arc::new(ListenerRules::gone(&facts.listener, &ctx.reporter.metrics)),
+    };
     let head: &Parts = session.req_header();
     let client = forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls);
     let trace = Trace::begin(&head.headers, client.trusted);
@@ -79,6 +84,10 @@ fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
 pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next, Reject> {
     if let Some(port) = listener(ctx).and_then(|listener| listener.redirect_to_https) {
         return to_https(session.req_header(), port);
+    if listener(ctx).is_some_and(|listener| listener.gone) {
+        // Its rules are gone with it: what it refused or redirected must not be let through now.
+        return Err(RejectKind::Draining.because("the listener was removed by a reload"));
+    }
     }
     let snapshot = Arc::clone(&ctx.snapshot);
     let parts: &Parts = session.req_header();
