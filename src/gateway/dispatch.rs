@@ -133,11 +133,9 @@ fn peer(
     peer.map_err(|error| RejectKind::Internal.because(error))
 }
 
-/// A connection stands, new or kept: from here on the endpoint has `first_byte` to answer.
+/// A connection stands, new or kept: what it is sent it must take, and answer when it has all.
 pub fn connected(ctx: &mut RequestContext, reused: bool, digest: Option<&Digest>) {
-    let limit = ctx
-        .route()
-        .map(|route| route.settings.timeouts.first_byte.0);
+    let limit = ctx.route().map(|route| route.settings.timeouts.idle.0);
     let deadline = ctx.deadline();
     let Some(attempt) = ctx.attempts.last_mut() else {
         return;
@@ -146,7 +144,20 @@ pub fn connected(ctx: &mut RequestContext, reused: bool, digest: Option<&Digest>
     let silence = digest.and_then(silence_of);
     if let (Some(silence), Some(limit)) = (silence, limit) {
         attempt.silence = Some((Arc::clone(silence), silence.begin()));
-        silence.limit(limit, deadline);
+        silence.limit_sending(limit, deadline);
+    }
+}
+
+/// The request has been sent whole: from here on the endpoint has `first_byte` to answer.
+pub fn sent(ctx: &RequestContext) {
+    let limit = ctx
+        .route()
+        .map(|route| route.settings.timeouts.first_byte.0);
+    let Some(attempt) = ctx.attempts.last() else {
+        return;
+    };
+    if let (Some((silence, _)), Some(limit), None) = (&attempt.silence, limit, attempt.status) {
+        silence.limit(limit, ctx.deadline());
     }
 }
 

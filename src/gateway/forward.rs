@@ -1,7 +1,7 @@
 //! What leaves for the endpoint: head and body of the request. Runs again on every retry.
 
 use super::context::RequestContext;
-use super::{headers, refuse};
+use super::{dispatch, headers, refuse};
 use crate::base::reject::RejectKind;
 use crate::stage::listen::{forwarded, trace};
 use bytes::Bytes;
@@ -48,7 +48,15 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
 }
 
 /// Counts the body, and stops it where the route's limit is passed.
-pub fn body(session: &Session, chunk: Option<&Bytes>, ctx: &mut RequestContext) -> Result<()> {
+pub fn body(
+    session: &Session,
+    chunk: Option<&Bytes>,
+    is_last: bool,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    if is_last {
+        dispatch::sent(ctx);
+    }
     let Some(chunk) = chunk else {
         return Ok(());
     };

@@ -90,10 +90,10 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
+        is_last: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        forward::body(session, body.as_ref(), ctx)
+        forward::body(session, body.as_ref(), is_last, ctx)
     }
 
     async fn upstream_response_filter(

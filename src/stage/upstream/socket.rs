@@ -19,7 +19,7 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,6 +34,9 @@ pub struct Silence {
     limit_ms: AtomicU64,
     last_ms: AtomicU64,
     until_ms: AtomicU64,
+    /// Whether the caller is not through with its request: until then the endpoint owes no answer,
+    /// and only what it does not take from us counts as its silence.
+    sending: AtomicBool,
     /// Counts the attempts that held this connection.
     turn: AtomicU64,
 }
@@ -45,6 +48,7 @@ impl Silence {
             limit_ms: AtomicU64::new(0),
             last_ms: AtomicU64::new(0),
             until_ms: AtomicU64::new(0),
+            sending: AtomicBool::new(false),
             turn: AtomicU64::new(0),
         }
     }
@@ -56,9 +60,21 @@ impl Silence {
 
     /// From now on at most `limit` without a byte in either direction, and nothing at all after `until`.
     pub fn limit(&self, limit: Duration, until: Option<Instant>) {
-        let until_ms = until.map_or(0, |until| self.since_origin(until).max(1));
+        self.set(limit, until, false);
+    }
+
+    /// The same while the request is being sent, when the endpoint may be silent for as long as the
+    /// caller is: at most `limit` without taking what we send.
+    pub fn limit_sending(&self, limit: Duration, until: Option<Instant>) {
+        self.set(limit, until, true);
+    }
+
+    fn set(&self, limit: Duration, until: Option<Instant>, sending: bool) {
+        // Rounded up: whoever is woken must find that the time has passed.
+        let until_ms = until.map_or(0, |until| self.since_origin(until) + 1);
         self.heard();
         self.until_ms.store(until_ms, Relaxed);
+        self.sending.store(sending, Relaxed);
         self.limit_ms.store(millis(limit).max(1), Relaxed);
     }
 
@@ -79,18 +95,30 @@ impl Silence {
         millis(at.saturating_duration_since(self.origin))
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self, way: Way) -> Option<Instant> {
         let limit_ms = self.limit_ms.load(Relaxed);
         if limit_ms == 0 {
             return None;
         }
-        let silent_ms = self.last_ms.load(Relaxed).saturating_add(limit_ms);
+        let silent_ms = if way == Way::Read && self.sending.load(Relaxed) {
+            u64::MAX
+        } else {
+            self.last_ms.load(Relaxed).saturating_add(limit_ms)
+        };
         let at_ms = match self.until_ms.load(Relaxed) {
+            0 if silent_ms == u64::MAX => return None,
             0 => silent_ms,
             until_ms => silent_ms.min(until_ms),
         };
         self.origin.checked_add(Duration::from_millis(at_ms))
     }
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Read,
+    Write,
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -164,8 +192,8 @@ struct QuietSocket {
 
 impl QuietSocket {
     /// Ready when the silence has lasted too long.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(deadline) = self.silence.deadline() {
+    fn poll_silence(&mut self, way: Way, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(deadline) = self.silence.deadline(way) {
             if deadline <= Instant::now() {
                 return Poll::Ready(());
             }
@@ -199,7 +227,7 @@ impl AsyncRead for QuietSocket {
                 Poll::Ready(result)
             }
             Poll::Pending => {
-                std::task::ready!(this.poll_silence(cx));
+                std::task::ready!(this.poll_silence(Way::Read, cx));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
         }
@@ -222,7 +250,7 @@ impl AsyncWrite for QuietSocket {
             return Poll::Ready(result);
         }
         // An endpoint that does not take what we send is as silent as one that sends nothing.
-        std::task::ready!(this.poll_silence(cx));
+        std::task::ready!(this.poll_silence(Way::Write, cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
