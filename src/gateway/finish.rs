@@ -50,7 +50,7 @@ pub(super) fn report(ctx: &mut RequestContext) {
     let Some(arrival) = &ctx.arrival else {
         return;
     };
-    let ending = ctx.ending.unwrap_or(Ending::CutByDrain);
+    let ending = ctx.ending.unwrap_or_else(ending_of_cut);
     let status = if ctx.status == 0 && ending.client_is_gone() {
         CLIENT_LEFT
     } else {
@@ -59,6 +59,15 @@ pub(super) fn report(ctx: &mut RequestContext) {
     let took = ctx.started.elapsed();
     count(ctx, arrival, ending, (status, took));
     log(ctx, arrival, ending, (status, took));
+}
+
+/// Nobody was left to say how it ended: the task broke, or was stopped.
+fn ending_of_cut() -> Ending {
+    if std::thread::panicking() {
+        Ending::Internal
+    } else {
+        Ending::CutByDrain
+    }
 }
 
 /// The attempt that was under way is over, and its place at the endpoint free.
