@@ -31,6 +31,8 @@ pub struct RequestContext {
     pub attempts: Vec<Attempt>,
     pub traffic: Traffic,
     pub reject: Option<Reject>,
+    /// How the request ends if no further attempt mends what `reject` tells of.
+    pub failed_as: Option<Ending>,
     pub ending: Option<Ending>,
     /// Status sent to the caller, 0 for none.
     pub status: u16,
@@ -161,6 +163,7 @@ impl RequestContext {
             attempts: Vec::new(),
             traffic: Traffic::default(),
             reject: None,
+            failed_as: None,
             ending: None,
             status: 0,
             reporter,

@@ -48,6 +48,7 @@ async fn next_peer(ctx: &mut RequestContext) -> Result<HttpPeer, Reject> {
         let before = ctx.reject.take();
         let lease = acquire(ctx, &upstream).await;
         ctx.lease = Some(lease.map_err(|reject| before.unwrap_or(reject))?);
+        ctx.failed_as = None;
     }
     let lease = ctx.lease.as_ref().ok_or(RejectKind::Internal)?;
     let endpoint = Arc::clone(lease.endpoint());
@@ -189,6 +190,7 @@ pub fn failed(
     if again {
         let (_, kind) = endings::classify(&error, ctx, begun);
         ctx.reject = Some(kind.because(&error));
+        ctx.failed_as = Some(ending);
     }
     ctx.release_attempt();
     error.set_retry(again);
