@@ -141,7 +141,11 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
         bytes_out: ctx.traffic.bytes_out,
         user_agent: arrival.user_agent.as_ref().map(HeaderValue::as_bytes),
         ending,
-        code: ctx.reject.as_ref().map(|reject| reject.kind.code()),
+        code: ctx
+            .reject
+            .as_ref()
+            .filter(|_| !ending.client_is_gone())
+            .map(|reject| reject.kind.code()),
         websocket: ctx.is_tunnel(),
     });
 }
