@@ -31,6 +31,9 @@ pub async fn failed(session: &mut Session, error: &Error, ctx: &mut RequestConte
     let reject = ctx.reject.take().unwrap_or_else(|| kind.because(error));
     ctx.end(ending);
     let can_tell = !begun && !ending.client_is_gone();
+    // Pingora keeps no connection of HTTP/1.1 after a failed attempt, so let the answer say so: a
+    // caller that trusted a `keep-alive` would lose its next request.
+    session.set_keepalive(None);
     if can_tell && write(session, ctx, &reject).await.is_err() {
         tracing::debug!("the caller left before it could be told");
     }
