@@ -192,6 +192,15 @@ fn head(status: u16, length: usize) -> Result<ResponseHeader> {
 /// A body that says it is too large is refused unread; one that does not say is counted as it comes.
 fn limit_body(parts: &Parts, route: &Route) -> Result<(), Reject> {
     let max = route.settings.body_max.0;
+    let lengths = parts.headers.get_all(header::CONTENT_LENGTH).into_iter();
+    let is_list = |value: &HeaderValue| value.as_bytes().contains(&b',');
+    if lengths
+        .enumerate()
+        .any(|(nth, value)| nth > 0 || is_list(value))
+    {
+        // RFC 9112 section 6.3: to be mended or refused; the endpoint might read it otherwise than we.
+        return Err(RejectKind::BadRequest.because("Content-Length was given more than once"));
+    }
     match content_length(&parts.headers) {
         Some(length) if length > max => {
             Err(RejectKind::BodyTooLarge.because(format_args!("{length} bytes, {max} allowed")))
