@@ -84,12 +84,12 @@ fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
 
 /// Route, then limits, then a place at an endpoint: nothing is taken for a request that will be refused.
 pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next, Reject> {
-    if let Some(port) = listener(ctx).and_then(|listener| listener.redirect_to_https) {
-        return to_https(session.req_header(), port);
     if listener(ctx).is_some_and(|listener| listener.gone) {
         // Its rules are gone with it: what it refused or redirected must not be let through now.
         return Err(RejectKind::Draining.because("the listener was removed by a reload"));
     }
+    if let Some(port) = listener(ctx).and_then(|listener| listener.redirect_to_https) {
+        return to_https(session.req_header(), port);
     }
     let snapshot = Arc::clone(&ctx.snapshot);
     let parts: &Parts = session.req_header();
@@ -127,7 +127,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         admission.large_body = large_body;
         admission.tunnel = tunnel;
     }
-    limit_caller(session, ctx, &route);
+    limit_caller(session, ctx);
     dispatch::reserve(ctx).await?;
     Ok(Next::Forward)
 }
@@ -258,7 +258,8 @@ fn open_tunnel(
         .map_err(|reason| refuse(RejectKind::TooManyWebSockets, reason))
 }
 
-/// RFC 6455 section 4.1: `Connection: Upgrade` and `Upgrade: websocket`, by HTTP/1.1 only.
+/// RFC 6455 section 4.1: `GET`, `Connection: Upgrade` and `Upgrade: websocket`, by HTTP/1.1 only, and
+/// without a body. Whatever else asks for an upgrade is an ordinary request, with ordinary limits.
 fn asks_for_websocket(parts: &Parts) -> bool {
     let names = |name, token: &str| {
         let values = parts.headers.get_all(name).into_iter();
@@ -267,10 +268,16 @@ fn asks_for_websocket(parts: &Parts) -> bool {
             .flat_map(|text| text.split(','))
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     };
+    let has_body = || {
+        parts.headers.contains_key(header::TRANSFER_ENCODING)
+            || content_length(&parts.headers).is_some_and(|length| length > 0)
+    };
     parts.version == http::Version::HTTP_11
+        && parts.method == http::Method::GET
         && parts.headers.contains_key(header::UPGRADE)
         && names(header::UPGRADE, "websocket")
         && names(header::CONNECTION, "upgrade")
+        && !has_body()
 }
 
 /// Browsers always send `Origin`; a caller without one is no browser, and cannot be tricked by a page.
@@ -324,7 +331,10 @@ fn cookies(parts: &Parts) -> impl Iterator<Item = &[u8]> {
 }
 
 /// How long the caller may take over its body, and over reading the answer.
-fn limit_caller(session: &mut Session, ctx: &RequestContext, route: &Route) {
+pub fn limit_caller(session: &mut Session, ctx: &RequestContext) {
+    let Some(route) = ctx.route() else {
+        return;
+    };
     let idle = route.settings.timeouts.idle.0;
     let downstream = session.as_downstream_mut();
     if ctx.is_tunnel() {

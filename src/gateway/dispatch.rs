@@ -188,7 +188,7 @@ pub fn failed(
     }
     let again = may_retry(session, ctx, failure);
     if again {
-        let (_, kind) = endings::classify(&error, ctx, begun);
+        let (ending, kind) = endings::classify(&error, ctx, begun);
         ctx.reject = Some(kind.because(&error));
         ctx.failed_as = Some(ending);
     }

@@ -28,6 +28,10 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
         })?;
         head.set_uri(uri);
     }
+    if admission.tunnel.is_none() {
+        // Only what was admitted as a tunnel may become one.
+        head.remove_header(&header::UPGRADE);
+    }
     if let Some(host) = &route.host_header {
         head.insert_header(header::HOST, host)?;
     }
