@@ -109,6 +109,8 @@ pub struct Attempt {
     pub status: Option<u16>,
     pub failure: Option<Failure>,
     pub took: Duration,
+    /// Whether the request has been sent whole.
+    pub sent: bool,
     /// The silence limit of its connection, and this attempt's number there.
     pub silence: Option<(Arc<Silence>, u64)>,
 }
@@ -123,6 +125,7 @@ impl Attempt {
             status: None,
             failure: None,
             took: Duration::ZERO,
+            sent: false,
             silence: None,
         }
     }
@@ -196,6 +199,23 @@ impl RequestContext {
     pub fn is_over_total(&self) -> bool {
         self.deadline()
             .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Something came from the endpoint, or went to it.
+    pub fn heard(&self) {
+        if let Some((silence, _)) = self.watched() {
+            silence.heard();
+        }
+    }
+
+    /// Whether the endpoint was silent for too long, so that its connection was shut.
+    pub fn was_silenced(&self) -> bool {
+        self.watched()
+            .is_some_and(|(silence, turn)| silence.was_broken(*turn))
+    }
+
+    fn watched(&self) -> Option<&(Arc<Silence>, u64)> {
+        self.attempts.last()?.silence.as_ref()
     }
 
     /// Until the deadline; none where there is none.

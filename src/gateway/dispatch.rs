@@ -19,6 +19,10 @@ use pingora::{Error, ErrorType, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// While the request is being sent, a silence may be the caller's. The limit on the caller is `idle`
+/// as well; the endpoint gets this much more, so that it is not blamed for the caller's.
+const CALLER_FIRST: Duration = Duration::from_secs(1);
+
 /// draft-ietf-httpapi-idempotency-key-header: the caller says that a repeat does no harm.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -145,20 +149,22 @@ pub fn connected(ctx: &mut RequestContext, reused: bool, digest: Option<&Digest>
     let silence = digest.and_then(silence_of);
     if let (Some(silence), Some(limit)) = (silence, limit) {
         attempt.silence = Some((Arc::clone(silence), silence.begin()));
-        silence.limit_sending(limit, deadline);
+        silence.limit(limit + CALLER_FIRST, deadline);
     }
 }
 
 /// The request has been sent whole: from here on the endpoint has `first_byte` to answer.
-pub fn sent(ctx: &RequestContext) {
+pub fn sent(ctx: &mut RequestContext) {
     let limit = ctx
         .route()
         .map(|route| route.settings.timeouts.first_byte.0);
-    let Some(attempt) = ctx.attempts.last() else {
+    let deadline = ctx.deadline();
+    let Some(attempt) = ctx.attempts.last_mut() else {
         return;
     };
+    attempt.sent = true;
     if let (Some((silence, _)), Some(limit), None) = (&attempt.silence, limit, attempt.status) {
-        silence.limit(limit, ctx.deadline());
+        silence.limit(limit, deadline);
     }
 }
 
@@ -169,6 +175,9 @@ pub fn failed(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
+    if caller_stalled(session, ctx) {
+        ctx.reject = Some(RejectKind::BodyTimedOut.because("the caller stopped sending"));
+    }
     let ours = *error.esource() != pingora::ErrorSource::Upstream || ctx.reject.is_some();
     let begun = refuse::answer_begun(session);
     if ours {
@@ -177,7 +186,7 @@ pub fn failed(
         error.set_retry(false);
         return error;
     }
-    let failure = failure_of(&error, begun, reused);
+    let failure = failure_of(&error, ctx, begun, reused);
     let now = Instant::now();
     if let Some(attempt) = ctx.attempts.last_mut() {
         attempt.failure = Some(failure);
@@ -195,6 +204,12 @@ pub fn failed(
     ctx.release_attempt();
     error.set_retry(again);
     error
+}
+
+/// Pingora puts no limit on a caller's silence on HTTP/2: there the endpoint's limit has to serve.
+fn caller_stalled(session: &Session, ctx: &RequestContext) -> bool {
+    let sending = ctx.attempts.last().is_some_and(|attempt| !attempt.sent);
+    sending && session.is_http2() && ctx.was_silenced() && !ctx.is_over_total()
 }
 
 /// Whether this status is one that another endpoint may mend.
@@ -234,13 +249,13 @@ fn may_retry(session: &Session, ctx: &RequestContext, failure: Failure) -> bool 
 }
 
 /// The row of `retry`'s table that this error is.
-fn failure_of(error: &Error, begun: bool, reused: bool) -> Failure {
+fn failure_of(error: &Error, ctx: &RequestContext, begun: bool, reused: bool) -> Failure {
     let kind = error.etype();
     match kind {
         _ if begun => Failure::AnswerBegun,
         ErrorType::HTTPStatus(status) => Failure::Status(*status),
         kind if endings::is_connect(kind) => Failure::NotSent,
-        _ if endings::timed_out(error) => Failure::TimedOutFirstByte,
+        _ if endings::timed_out(error, ctx) => Failure::TimedOutFirstByte,
         ErrorType::H2Downgrade => Failure::RefusedUnprocessed,
         ErrorType::H2Error if retry_is_certain(error) => Failure::RefusedUnprocessed,
         ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H1Error => {

@@ -66,6 +66,7 @@ pub fn body(
     };
     // Read from the caller, not handed to the endpoint: a retry sends the same bytes again.
     ctx.traffic.bytes_in = session.as_downstream().body_bytes_read() as u64;
+    ctx.heard();
     if ctx.is_tunnel() {
         return Ok(());
     }
