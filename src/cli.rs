@@ -2,12 +2,17 @@
 
 use crate::config::{self, Loaded};
 use crate::demo;
-use crate::observe::logging;
-use crate::server::{Server, StartError};
+use crate::server::{Server, StartError, process};
 use clap::{Args, Subcommand};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// For each step of asking a gateway whether it is ready.
+const READY_TIME_MAX: Duration = Duration::from_secs(2);
+const READY_BYTES_MAX: u64 = 64 << 10;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -22,6 +27,8 @@ pub enum Command {
     Explain(Explain),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
+    /// Ask a running gateway whether it is ready; exit 0 or 1, for health checks of containers
+    Ready(File),
     /// Start the gateway in front of three example backends, with a certificate made on the spot
     Demo(demo::Options),
 }
@@ -53,35 +60,27 @@ pub fn run(command: Command) -> ExitCode {
         Command::Dump(file) => with_config(&file.config, config::dump),
         Command::Explain(explain) => explain_request(&explain),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
-        Command::Demo(options) => demo::run(options),
+        Command::Ready(file) => ready(&file.config),
+        Command::Demo(options) => finish(demo::run(&options)),
     }
 }
 
 fn serve(path: &Path) -> ExitCode {
-    logging::start(&config::log_filter());
-    let runtime = match control_runtime() {
-        Ok(runtime) => runtime,
-        Err(error) => return complain(&format!("cannot start: {error}\n")),
-    };
-    let served = runtime.block_on(async {
-        let server = Server::start(path, config::environment()).await?;
-        let stopped = server.run().await;
-        stopped.map_err(|error| StartError::System(error.to_string()))
+    let served = process::start_log(config::log_filter().as_deref()).and_then(|metrics| {
+        process::control_runtime()?.block_on(async {
+            let server = Server::start(path, config::environment(), metrics)?;
+            Ok(server.run().await?)
+        })
     });
-    match served {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&error.to_string()),
-    }
+    finish(served)
 }
 
-/// Carries what is beside the traffic: probes, look-ups, reloads, the admin listener.
-pub fn control_runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(16)
-        .thread_name("control")
-        .enable_all()
-        .build()
+fn finish(served: Result<(), StartError>) -> ExitCode {
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Config(rendered)) => complain(&rendered),
+        Err(StartError::System(why)) => complain(&format!("error: {why}\n")),
+    }
 }
 
 fn check(path: &Path) -> ExitCode {
@@ -112,6 +111,39 @@ fn explain_request(explain: &Explain) -> ExitCode {
         Ok(text) => print(&text),
         Err(what) => complain(&format!("error: {what}\n")),
     }
+}
+
+fn ready(path: &Path) -> ExitCode {
+    let loaded = config::load(path, &config::environment());
+    let Some(config) = &loaded.config else {
+        return complain(&loaded.render());
+    };
+    match ask_ready(config.admin.address) {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200") => print("ready\n"),
+        Ok(answer) => complain(&format!("not ready: {}\n", body_of(&answer))),
+        Err(error) => complain(&format!("not ready: {}: {error}\n", config.admin.address)),
+    }
+}
+
+fn ask_ready(mut admin: SocketAddr) -> io::Result<String> {
+    if admin.ip().is_unspecified() {
+        admin.set_ip(match admin.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let mut stream = TcpStream::connect_timeout(&admin, READY_TIME_MAX)?;
+    stream.set_read_timeout(Some(READY_TIME_MAX))?;
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(READY_BYTES_MAX).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn body_of(answer: &str) -> &str {
+    answer
+        .split_once("\r\n\r\n")
+        .map_or(answer, |(_, body)| body)
 }
 
 /// A reader that has gone (`| head`) is no fault of ours.

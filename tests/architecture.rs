@@ -72,7 +72,12 @@ fn each_example_has_a_test_of_its_name() {
         .expect("conf/examples is readable")
         .map(|entry| entry.expect("entry is readable").path())
         .filter(|path| path.extension().is_some_and(|ext| ext == "yaml"))
-        .map(|path| path.file_stem().expect("a name").to_string_lossy().into_owned())
+        .map(|path| {
+            path.file_stem()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        })
         .filter(|name| !tests.contains(&format!("fn {name}(")))
         .collect();
     assert!(missing.is_empty(), "examples without a test: {missing:?}");

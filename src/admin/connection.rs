@@ -22,7 +22,7 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// A head larger than this is refused with 431.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// After this a connection is asked to end.
-const LIFE: Duration = Duration::from_secs(600);
+const LIFE: Duration = Duration::from_mins(10);
 /// For an answer that is under way when its connection must end.
 const LAST_WORDS: Duration = Duration::from_secs(70);
 /// The same when the process stops.

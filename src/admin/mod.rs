@@ -28,7 +28,7 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 /// For reading a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 /// For a reload, its turn included. It goes on when the caller has given up.
-const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
+const RELOAD_DEADLINE: Duration = Duration::from_mins(1);
 
 /// One part of the gateway that must be ready before callers are sent to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -19,6 +19,7 @@ use crate::base::fault::{Fault, Faults, Severity};
 use read::Read;
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 use values::Variable;
 
 pub use export::{dump, schema};
@@ -39,14 +40,24 @@ pub struct Loaded {
     pub source: Source,
 }
 
-/// Reads a file of at most 1 MiB, with the environment of the process; relative paths in it begin at its folder.
-pub fn load(path: &Path) -> Loaded {
+/// Where `${NAME}` is looked up.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+impl Loaded {
+    /// All faults, as people read them.
+    pub fn render(&self) -> String {
+        render(&self.source, &self.faults)
+    }
+}
+
+/// Reads a file of at most 1 MiB; relative paths in it begin at its folder.
+pub fn load(path: &Path, environment: &Environment) -> Loaded {
     let origin = path.display().to_string();
     let folder = path.parent().unwrap_or(Path::new("."));
     // Absolute, so that a dump of the document means the same from any folder.
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     match read_text(path) {
-        Ok(text) => parse(&text, &origin, &environment, &folder),
+        Ok(text) => parse(&text, &origin, &**environment, &folder),
         Err(what) => {
             let mut faults = Faults::default();
             let what = format!("cannot read the configuration: {what}");
@@ -60,11 +71,21 @@ pub fn load(path: &Path) -> Loaded {
     }
 }
 
+/// The environment of the process.
+pub fn environment() -> Environment {
+    Arc::new(variable)
+}
+
+/// What the log shows, from `ONEMIND_LOG` or `RUST_LOG`.
+pub fn log_filter() -> Option<String> {
+    variable("ONEMIND_LOG").or_else(|| variable("RUST_LOG"))
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "only `config` reads the environment"
 )]
-fn environment(name: &str) -> Option<String> {
+fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
@@ -106,6 +127,7 @@ pub fn parse(
         paths::resolve(config, folder);
     }
     marks.extend(read.marks);
+    read.secrets.extend(tree.secrets);
     let mut source = Source::new(origin, text).with_tree(tree.root, marks, read.secrets);
     if let Some(config) = &read.value {
         let found = check::check(config, &read.absent);

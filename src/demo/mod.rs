@@ -4,17 +4,15 @@ mod backend;
 mod certificate;
 mod switchboard;
 
-use crate::cli::control_runtime;
 use crate::config::Environment;
-use crate::observe::logging;
-use crate::server::{Server, StartError};
+use crate::observe::metrics::Metrics;
+use crate::server::{Server, StartError, process};
 use backend::Backend;
 use clap::Args;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,39 +45,28 @@ fn parse_period(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is not a length of time such as `30s`"))
 }
 
-pub fn run(options: Options) -> ExitCode {
-    logging::start("warn");
-    let shown = match control_runtime() {
-        Ok(runtime) => runtime.block_on(show(options)),
-        Err(error) => Err(StartError::System(error.to_string())),
-    };
-    match shown {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // With nowhere to complain to, the exit status still tells.
-            let _ = io::stderr().write_all(error.to_string().as_bytes());
-            ExitCode::FAILURE
-        }
-    }
+/// Serves until told to stop, or for the time asked for.
+pub fn run(options: &Options) -> Result<(), StartError> {
+    let metrics = process::start_log(Some("warn"))?;
+    process::control_runtime()?.block_on(show(options, metrics))
 }
 
-async fn show(options: Options) -> Result<(), StartError> {
-    let system = |error: io::Error| StartError::System(error.to_string());
+async fn show(options: &Options, metrics: Arc<Metrics>) -> Result<(), StartError> {
     let backends = BACKENDS.into_iter().map(Backend::start);
-    let backends = Arc::new(backends.collect::<io::Result<Vec<_>>>().map_err(system)?);
-    let switchboard = switchboard::start(Arc::clone(&backends)).await.map_err(system)?;
-    let certificate = certificate::make().map_err(system)?;
-    let environment = environment(&options, &backends, &certificate);
-    let server = Server::start(&options.config, environment).await?;
-    say(&guide(&options, &backends, switchboard)).map_err(system)?;
-    let served = server.run();
+    let backends = Arc::new(backends.collect::<io::Result<Vec<_>>>()?);
+    let switchboard = switchboard::start(Arc::clone(&backends)).await?;
+    let certificate = certificate::make()?;
+    let environment = environment(options, &backends, &certificate);
+    let server = Server::start(&options.config, environment, metrics)?;
+    say(&guide(options, &backends, switchboard))?;
+    let stopped = server.run();
     match options.duration {
-        None => served.await.map_err(system),
-        Some(duration) => tokio::time::timeout(duration, served)
+        None => stopped.await?,
+        Some(duration) => tokio::time::timeout(duration, stopped)
             .await
-            .unwrap_or(Ok(()))
-            .map_err(system),
+            .unwrap_or(Ok(()))?,
     }
+    Ok(())
 }
 
 /// The configuration is the one in the file; only addresses and files of this run are put in.
@@ -91,7 +78,10 @@ fn environment(
     let mut values = HashMap::from([
         ("DEMO_HTTP".to_owned(), options.http.to_string()),
         ("DEMO_HTTPS".to_owned(), options.https.to_string()),
-        ("DEMO_HTTPS_PORT".to_owned(), options.https.port().to_string()),
+        (
+            "DEMO_HTTPS_PORT".to_owned(),
+            options.https.port().to_string(),
+        ),
         ("DEMO_ADMIN".to_owned(), options.admin.to_string()),
         (
             "DEMO_CERTIFICATE".to_owned(),
@@ -108,12 +98,16 @@ fn environment(
 
 fn guide(options: &Options, backends: &[Backend], switchboard: SocketAddr) -> String {
     let (http, https, admin) = (options.http, options.https, options.admin);
-    let listed: String = backends
-        .iter()
-        .map(|backend| format!("  backend {}  http://{}\n", backend.name, backend.address))
-        .collect();
+    let mut listed = String::new();
+    for Backend { name, address, .. } in backends {
+        listed.push_str("  backend ");
+        listed.push_str(name);
+        listed.push_str("  http://");
+        listed.push_str(&address.to_string());
+        listed.push('\n');
+    }
     format!(
-        r#"
+        r"
 OneMind Gateway is serving {config}
   http       http://{http}
   https      https://{https}  (self-signed: curl -k)
@@ -139,7 +133,7 @@ Metrics
   curl -s http://{admin}/metrics | grep onemind_
 Why a request goes where it goes
   onemind explain -c {config} GET http://{http}/api/users/7
-"#,
+",
         config = options.config.display(),
     )
 }

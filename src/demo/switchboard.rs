@@ -32,7 +32,10 @@ async fn kill(State(backends): State<Backends>, Path(name): Path<String>) -> (St
     (StatusCode::OK, format!("backend {name} is dead\n"))
 }
 
-async fn revive(State(backends): State<Backends>, Path(name): Path<String>) -> (StatusCode, String) {
+async fn revive(
+    State(backends): State<Backends>,
+    Path(name): Path<String>,
+) -> (StatusCode, String) {
     let Some(backend) = backends.iter().find(|backend| backend.name == name) else {
         return unknown(&name);
     };
@@ -40,11 +43,17 @@ async fn revive(State(backends): State<Backends>, Path(name): Path<String>) -> (
         Ok(()) => (StatusCode::OK, format!("backend {name} is back\n")),
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
-            format!("backend {name} cannot listen on {}: {error}\n", backend.address),
+            format!(
+                "backend {name} cannot listen on {}: {error}\n",
+                backend.address
+            ),
         ),
     }
 }
 
 fn unknown(name: &str) -> (StatusCode, String) {
-    (StatusCode::NOT_FOUND, format!("there is no backend {name}\n"))
+    (
+        StatusCode::NOT_FOUND,
+        format!("there is no backend {name}\n"),
+    )
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// What a request that was not refused meets next.
 pub enum Next {
     Forward,
-    Answer(ResponseHeader, Bytes),
+    Answer(Box<ResponseHeader>, Bytes),
 }
 
 /// Pingora keeps this much of a body for another attempt; see `BODY_BUF_LIMIT` there.
@@ -92,7 +92,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
         Action::Redirect { status, to } => {
             let location = to.apply(&found, query)?;
-            ctx.admission = Some(Admission::of(route.clone()));
+            ctx.admission = Some(Admission::of(Arc::clone(&route)));
             return redirect(*status, &location);
         }
         Action::Respond { .. } => None,
@@ -145,7 +145,7 @@ fn redirect(status: u16, location: &str) -> Result<Next, Reject> {
         Ok(head)
     });
     let head = head.map_err(|error| RejectKind::Internal.because(error))?;
-    Ok(Next::Answer(head, Bytes::new()))
+    Ok(Next::Answer(Box::new(head), Bytes::new()))
 }
 
 fn respond(action: &Action) -> Result<Next, Reject> {
@@ -169,7 +169,7 @@ fn respond(action: &Action) -> Result<Next, Reject> {
     });
     let head = head.map_err(|error| RejectKind::Internal.because(error))?;
     let body = if bodyless { Bytes::new() } else { body.clone() };
-    Ok(Next::Answer(head, body))
+    Ok(Next::Answer(Box::new(head), body))
 }
 
 fn head(status: u16, length: usize) -> Result<ResponseHeader> {
@@ -190,7 +190,12 @@ fn limit_body(parts: &Parts, route: &Route) -> Result<(), Reject> {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// Whether the body may be larger than what can be sent twice.
@@ -221,7 +226,12 @@ fn open_tunnel(
     if !origin_is_allowed(&parts.headers, &settings.origins.0) {
         return Err(refuse(RejectKind::OriginNotAllowed, "origin"));
     }
-    let user = ctx.arrival.as_ref().ok_or(RejectKind::Internal)?.client.subscriber();
+    let user = ctx
+        .arrival
+        .as_ref()
+        .ok_or(RejectKind::Internal)?
+        .client
+        .subscriber();
     let tunnel = route.tunnels.open(user, settings, &route.metrics);
     tunnel
         .map(Some)
@@ -249,7 +259,9 @@ fn origin_is_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
     allowed.is_empty()
         || origin.is_none_or(|origin| {
             let origin = origin.as_bytes();
-            allowed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin))
+            allowed
+                .iter()
+                .any(|one| one.as_bytes().eq_ignore_ascii_case(origin))
         })
 }
 

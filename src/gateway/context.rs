@@ -186,11 +186,30 @@ impl RequestContext {
         if admission.tunnel.is_some() {
             return None;
         }
-        self.started.checked_add(admission.route.settings.timeouts.total.0)
+        self.started
+            .checked_add(admission.route.settings.timeouts.total.0)
     }
 
     pub fn is_over_total(&self) -> bool {
-        self.deadline().is_some_and(|deadline| Instant::now() >= deadline)
+        self.deadline()
+            .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Something came from the endpoint, or went to it.
+    pub fn heard(&self) {
+        if let Some((silence, _)) = self.watched() {
+            silence.heard();
+        }
+    }
+
+    /// Whether the endpoint was silent for too long, so that its connection was shut.
+    pub fn was_silenced(&self) -> bool {
+        self.watched()
+            .is_some_and(|(silence, turn)| silence.was_broken(*turn))
+    }
+
+    fn watched(&self) -> Option<&(Arc<Silence>, u64)> {
+        self.attempts.last()?.silence.as_ref()
     }
 
     /// Until the deadline; none where there is none.
@@ -202,7 +221,9 @@ impl RequestContext {
     /// Whether an attempt has met a kept connection that was closed at the other end.
     pub fn found_stale_connection(&self) -> bool {
         let failures = self.attempts.iter().filter_map(|attempt| attempt.failure);
-        failures.into_iter().any(|failure| failure == Failure::ReusedClosedSilent)
+        failures
+            .into_iter()
+            .any(|failure| failure == Failure::ReusedClosedSilent)
     }
 
     /// The attempt is over, well or badly: its place at the endpoint is free again.

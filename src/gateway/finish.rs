@@ -32,6 +32,7 @@ pub fn run(session: &mut Session, error: Option<&Error>, ctx: &mut RequestContex
         let begun = refuse::answer_begun(session);
         let ending = match error {
             Some(error) => endings::classify(error, ctx, begun).0,
+            None if session.was_upgraded() && ctx.was_silenced() => Ending::TunnelIdle,
             None if session.was_upgraded() => Ending::TunnelClosed,
             None if begun => Ending::Completed,
             None => Ending::Unknown,
@@ -76,7 +77,9 @@ fn settle_attempt(ctx: &mut RequestContext) {
 }
 
 fn count(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): (u16, Duration)) {
-    let route = ctx.route().map_or(&ctx.reporter.no_route, |route| &route.metrics);
+    let route = ctx
+        .route()
+        .map_or(&ctx.reporter.no_route, |route| &route.metrics);
     route.finished(&Finished {
         listener: &arrival.listener.metrics,
         method: &arrival.method,
@@ -102,7 +105,9 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
     let last = ctx.attempts.last();
     let route = ctx.route();
     log.write(&Record {
-        time: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
+        time: SystemTime::now()
+            .checked_sub(took)
+            .unwrap_or(SystemTime::UNIX_EPOCH),
         request_id: arrival.request_id.to_str().unwrap_or_default(),
         trace_id: arrival.trace.trace_id(),
         client: arrival.client.address,
@@ -116,7 +121,9 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
         status,
         upstream_status: last.and_then(|attempt| attempt.status),
         route: route.map(|route| route.name.as_str()),
-        pool: route.and_then(|route| route.upstream()).map(|up| up.pool.name.as_str()),
+        pool: route
+            .and_then(|route| route.upstream())
+            .map(|up| up.pool.name.as_str()),
         endpoint: last.map(|attempt| attempt.endpoint.name.as_str()),
         attempts: &attempts,
         duration: took,

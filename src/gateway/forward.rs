@@ -20,7 +20,11 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
     let route = &admission.route;
     if let Some(target) = &admission.target {
         let uri = target.parse::<http::Uri>().map_err(|error| {
-            Error::because(ErrorType::InternalError, "the rewritten path is no URI", error)
+            Error::because(
+                ErrorType::InternalError,
+                "the rewritten path is no URI",
+                error,
+            )
         })?;
         head.set_uri(uri);
     }
@@ -50,10 +54,13 @@ pub fn body(session: &Session, chunk: Option<&Bytes>, ctx: &mut RequestContext) 
     };
     // Read from the caller, not handed to the endpoint: a retry sends the same bytes again.
     ctx.traffic.bytes_in = session.as_downstream().body_bytes_read() as u64;
+    ctx.heard();
     if ctx.is_tunnel() {
         return Ok(());
     }
-    let max = ctx.route().map_or(u64::MAX, |route| route.settings.body_max.0);
+    let max = ctx
+        .route()
+        .map_or(u64::MAX, |route| route.settings.body_max.0);
     if ctx.traffic.bytes_in.max(chunk.len() as u64) > max {
         return Err(refuse::as_error(ctx, RejectKind::BodyTooLarge.into()));
     }

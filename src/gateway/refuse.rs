@@ -2,7 +2,7 @@
 
 use super::context::RequestContext;
 use super::endings;
-use crate::base::reject::{Reject, RejectKind};
+use crate::base::reject::Reject;
 use bytes::Bytes;
 use pingora::http::ResponseHeader;
 use pingora::proxy::{FailToProxy, Session};
@@ -25,11 +25,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext, reject: Reject
 }
 
 /// Pingora's last word on a request that failed: says it to the caller, if that is still possible.
-pub async fn failed(
-    session: &mut Session,
-    error: &Error,
-    ctx: &mut RequestContext,
-) -> FailToProxy {
+pub async fn failed(session: &mut Session, error: &Error, ctx: &mut RequestContext) -> FailToProxy {
     let begun = answer_begun(session);
     let (ending, kind) = endings::classify(error, ctx, begun);
     let reject = ctx.reject.take().unwrap_or_else(|| kind.because(error));
@@ -125,6 +121,7 @@ pub fn as_error(ctx: &mut RequestContext, reject: Reject) -> Box<Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::reject::RejectKind;
 
     #[test]
     fn retry_after_is_rounded_up() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 /// A certificate that ends sooner than this is worth a line: renewal usually comes 30 days ahead.
-const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
+const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
 
 /// An endpoint takes no more requests, because of what probes say of it.
 pub fn endpoint_left(endpoint: &EndpointMetrics, why: &str) {

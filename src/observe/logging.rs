@@ -23,7 +23,7 @@ pub const DEFAULT_FILTER: &str = "info,pingora=error";
 const NOISY: &str = "pingora";
 /// Lines of those that are shown in each minute.
 const NOISY_MAX: u32 = 20;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

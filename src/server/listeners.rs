@@ -79,7 +79,7 @@ impl Listeners {
         };
         for (name, settings) in &config.listeners {
             let here = KeyPath::root().key("listeners").key(name);
-            for address in settings.address.iter() {
+            for address in &settings.address {
                 let opened = self.prepare_one(name, (*address, settings), metrics, &mut prepared);
                 if let Err((key, what)) = opened {
                     faults.error(here.key(key), what, "");
@@ -115,7 +115,10 @@ impl Listeners {
                 io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
                 _ => "",
             };
-            ("address", format!("cannot listen on {address}: {error}{hint}"))
+            (
+                "address",
+                format!("cannot listen on {address}: {error}{hint}"),
+            )
         })?;
         let failed = |error: io::Error| ("address", error.to_string());
         let metrics = metrics.listener(name);
@@ -182,7 +185,10 @@ impl Listeners {
 
     /// Names of the certificates in use, and when each expires.
     pub fn certificate_expiries(&self) -> Vec<(String, i64)> {
-        let slots = self.open.values().filter_map(|open| open.listener.tls.as_ref());
+        let slots = self
+            .open
+            .values()
+            .filter_map(|open| open.listener.tls.as_ref());
         let mut expiries: Vec<_> = slots
             .flat_map(|slot| slot.certificates().expiries().to_vec())
             .collect();

@@ -3,6 +3,7 @@
 mod drain;
 mod listeners;
 mod pools;
+pub mod process;
 mod reload;
 mod status;
 mod workers;
@@ -41,7 +42,7 @@ const ATTEMPTS_BOUND: usize = 32;
 const KEPT_CONNECTIONS_MAX: usize = 1024;
 
 /// An HTTP/2 connection without streams is closed after this.
-const HTTP2_IDLE_MAX: Duration = Duration::from_secs(120);
+const HTTP2_IDLE_MAX: Duration = Duration::from_mins(2);
 
 /// What one caller may have on its way to us on one HTTP/2 connection; the 64 KiB of the protocol's
 /// default would hold up uploads on long links.
@@ -63,6 +64,7 @@ pub struct Server {
     draining: AtomicBool,
     reloading: tokio::sync::Mutex<()>,
     last_reload: Mutex<reload::Report>,
+    watching: Mutex<Option<config::watch::Watch>>,
     admin_address: SocketAddr,
 }
 
@@ -77,9 +79,10 @@ pub enum StartError {
 impl Server {
     /// Reads the configuration, binds every address and begins to serve. Must run inside the
     /// runtime that will carry everything beside the traffic.
-    pub async fn start(
+    pub fn start(
         path: &Path,
         environment: config::Environment,
+        metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, StartError> {
         let loaded = config::load(path, &environment);
         let config = match &loaded {
@@ -92,10 +95,8 @@ impl Server {
         if !loaded.faults.is_empty() {
             tracing::warn!("{}", loaded.render());
         }
-        let as_faults = |faults: Vec<Fault>| {
-            StartError::Config(config::render(&loaded.source, &faults))
-        };
-        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let as_faults =
+            |faults: Vec<Fault>| StartError::Config(config::render(&loaded.source, &faults));
         let state = State::new(Arc::clone(&metrics));
         let state = Arc::new(state.map_err(|error| StartError::System(error.to_owned()))?);
         let snapshot = Snapshot::build(config, &state, 1).map_err(as_faults)?;
@@ -106,7 +107,9 @@ impl Server {
         let admin = match accept_admin(admin_address) {
             Ok(admin) => Some(admin),
             Err(error) => {
-                let at = crate::base::fault::KeyPath::root().key("admin").key("address");
+                let at = crate::base::fault::KeyPath::root()
+                    .key("admin")
+                    .key("address");
                 faults.error(at, format!("cannot listen on {admin_address}: {error}"), "");
                 None
             }
@@ -115,11 +118,12 @@ impl Server {
             return Err(as_faults(faults.0));
         }
 
-        let server = Self::assemble(path, environment, state, snapshot).map_err(system)?;
+        let server = Self::assemble(path, environment, state, snapshot)?;
         server.put_in_force(prepared);
         tokio::spawn(Arc::clone(&server.pools.prober).run());
         if let Some(admin) = admin {
             let view: Arc<dyn admin::AdminView> = Arc::clone(&server) as _;
+            tokio::spawn(Arc::clone(&server).watch_expiries());
             let closing = server.closing.subscribe();
             tokio::spawn(admin::serve(admin, view, metrics, closing));
             tracing::info!(address = %admin_address, "admin listening");
@@ -134,9 +138,11 @@ impl Server {
         snapshot: Snapshot,
     ) -> io::Result<Arc<Self>> {
         let server = &snapshot.config.server;
-        let threads = server.threads.map_or_else(thread::available_parallelism, |count| {
-            count.try_into().map_err(io::Error::other)
-        })?;
+        let threads = server
+            .threads
+            .map_or_else(thread::available_parallelism, |count| {
+                count.try_into().map_err(io::Error::other)
+            })?;
         let target = Target::parse(&server.access_log);
         let access_log = AccessLog::open(&target, &state.metrics)?;
         let reporter = Arc::new(Reporter {
@@ -173,6 +179,7 @@ impl Server {
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::default(),
             last_reload: Mutex::default(),
+            watching: Mutex::default(),
             admin_address,
         }))
     }
@@ -181,10 +188,14 @@ impl Server {
     fn put_in_force(&self, prepared: listeners::Prepared) {
         let snapshot = self.gateway.current.load_full();
         self.pools.apply(&snapshot);
-        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         listeners.commit(prepared, &self.workers, &self.greeters);
         drop(listeners);
         self.watch_certificates();
+        self.watch_also();
     }
 
     /// Serves until a signal ends it, then drains.
@@ -216,28 +227,42 @@ impl Server {
         self.draining.store(true, Relaxed);
         let config = self.gateway.current.load().config.server.clone();
         let (delay, deadline) = (config.drain_delay.0, config.drain_deadline.0);
-        tracing::info!(connections = self.live.count(), ?delay, ?deadline, "draining");
+        tracing::info!(
+            connections = self.live.count(),
+            ?delay,
+            ?deadline,
+            "draining"
+        );
         let drained = async {
             // From now on each answer is the last on its connection.
             self.closing.send_replace(true);
             tokio::time::sleep(delay).await;
-            let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-            listeners.close_all();
-            drop(listeners);
+            self.stop_accepting();
             for greeter in &self.greeters {
                 greeter.close_idle().await;
             }
             self.live.wait_idle().await;
         };
-        match tokio::time::timeout(deadline, drained).await {
-            Ok(()) => tracing::info!("drained"),
-            Err(_) => tracing::warn!(cut = self.live.count(), "the drain deadline has passed"),
+        if tokio::time::timeout(deadline, drained).await.is_ok() {
+            tracing::info!("drained");
+        } else {
+            tracing::warn!(cut = self.live.count(), "the drain deadline has passed");
         }
+    }
+
+    fn stop_accepting(&self) {
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        listeners.close_all();
     }
 }
 
-fn system(error: io::Error) -> StartError {
-    StartError::System(error.to_string())
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error.to_string())
+    }
 }
 
 fn accept_admin(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {

@@ -19,7 +19,7 @@ pub struct Report {
 }
 
 /// Certificates are looked at this often, for files that change where no event tells of it.
-const CERTIFICATE_PERIOD: Duration = Duration::from_secs(3600);
+const CERTIFICATE_PERIOD: Duration = Duration::from_hours(1);
 
 impl Server {
     /// Reloads and says so in the log; the caller cannot be told.
@@ -49,7 +49,10 @@ impl Server {
             }
         };
         let refused = json!({ "faults": report.faults });
-        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = report;
+        *self
+            .last_reload
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = report;
         result.map_err(|_| refused)
     }
 
@@ -59,7 +62,10 @@ impl Server {
         let mut faults = Faults::default();
         self.check_fixed(&before.config, &config, &mut faults);
         let snapshot = Snapshot::build(config, &self.state, before.revision + 1)?;
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let prepared = listeners.prepare(&snapshot.config, &self.state.metrics, &mut faults);
         drop(listeners);
         let log = self.new_access_log(&before.config, &snapshot.config, &mut faults);
@@ -118,19 +124,37 @@ impl Server {
 
     /// Says when the configuration or a file that it names has changed.
     pub(super) fn watch_files(&self) -> mpsc::Receiver<()> {
-        let (changed, changes) = mpsc::channel(1);
-        let config = &self.gateway.current.load().config;
-        let files = files_of(config);
-        let watch = config::watch::watch(&self.path, &files, move || {
+        let (wake, changes) = mpsc::channel(1);
+        let started = config::watch::watch(&self.path, move |_| {
             // A full channel means that a reload is due already.
-            let _ = changed.try_send(());
+            let _ = wake.try_send(());
         });
-        *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
+        match started {
+            Ok(watch) => {
+                *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot watch the configuration: SIGHUP reloads it");
+            }
+        }
+        self.watch_also();
         changes
     }
 
+    /// The files that the configuration in force names.
+    pub(super) fn watch_also(&self) {
+        let files = files_of(&self.gateway.current.load().config);
+        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = &*watching {
+            watch.also(files);
+        }
+    }
+
     pub(super) fn watch_certificates(&self) {
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let now = i64::try_from(unix_now()).unwrap_or(i64::MAX);
         for (name, not_after) in listeners.certificate_expiries() {
             event::certificate_seen(&self.state.metrics, &name, not_after, now);
@@ -162,4 +186,3 @@ fn files_of(config: &Config) -> Vec<PathBuf> {
     }
     files
 }
-

@@ -6,36 +6,36 @@ use crate::snapshot::Upstream;
 use crate::stage::upstream::endpoint::Endpoint;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
 use std::time::Instant;
 
 #[async_trait]
 impl AdminView for Server {
     fn readiness(&self) -> Vec<Part> {
-        let snapshot = self.gateway.current.load();
-        let now = Instant::now();
-        let mut parts = vec![
-            Part::new("draining", !self.draining.load(Relaxed), "the process is about to stop"),
-            Part::new(
-                "first_health_checks",
-                self.pools.prober.first_round_done(),
-                "the first health checks are not over",
+        // A pool without endpoints is that pool's trouble: the others must go on being served.
+        vec![
+            part("process", !self.draining.load(Relaxed), "about to stop"),
+            part(
+                "names",
+                self.pools.names_are_known(),
+                "names of endpoints are being looked up",
             ),
-        ];
-        for (name, upstream) in &snapshot.upstreams {
-            let ready = upstream.pool.eligible(now) > 0;
-            let part = format!("pool {name}");
-            // One pool without endpoints is that pool's trouble; the others must go on being served.
-            parts.push(Part::advice(&part, ready, "no endpoint can take requests"));
-        }
-        parts
+            part(
+                "health_checks",
+                self.pools.prober.first_round_done(),
+                "the first round is not over",
+            ),
+        ]
     }
 
     fn status(&self) -> Value {
         let snapshot = self.gateway.current.load();
-        let report = self.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = self
+            .last_reload
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let pools: Map<String, Value> = snapshot
             .upstreams
             .iter()
@@ -75,6 +75,14 @@ impl AdminView for Server {
         for upstream in self.gateway.current.load().upstreams.values() {
             upstream.refresh_metrics();
         }
+    }
+}
+
+fn part(name: &str, ready: bool, why: &str) -> Part {
+    Part {
+        name: name.to_owned(),
+        ready,
+        why: if ready { String::new() } else { why.to_owned() },
     }
 }
 

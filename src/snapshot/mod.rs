@@ -3,11 +3,13 @@
 //! Invariant: a request sees one snapshot from birth to end. What was learned and must survive
 //! a reload (health, counters, open WebSockets) lives in [`State`], keyed by stable names.
 
+mod explain;
 mod route;
 mod state;
 mod tunnels;
 mod upstream;
 
+pub use explain::explain;
 pub use route::{Action, HeaderChanges, Route};
 pub use state::State;
 pub use tunnels::{Tunnel, TunnelCounts};

@@ -123,7 +123,9 @@ fn action(
 ) -> Option<Action> {
     if let Some(pool) = &settings.pool {
         // A pool that is named but not there has a fault of its own.
-        return upstreams.get(pool).map(|upstream| Action::Forward(Arc::clone(upstream)));
+        return upstreams
+            .get(pool)
+            .map(|upstream| Action::Forward(Arc::clone(upstream)));
     }
     if let Some(redirect) = &settings.redirect {
         let to = Location::compile(name, settings, redirect, faults)?;
@@ -154,7 +156,7 @@ fn respond_action(respond: &Respond) -> Result<Action, http::header::InvalidHead
 impl HeaderChanges {
     fn compile(rules: &HeaderRules, here: &KeyPath, faults: &mut Faults) -> Self {
         let mut changes = Self::default();
-        for name in rules.remove.iter() {
+        for name in &rules.remove {
             match HeaderName::from_bytes(name.as_bytes()) {
                 Ok(name) => changes.remove.push(name),
                 Err(error) => faults.error(here.key("remove"), error, "write a header name"),

@@ -40,13 +40,19 @@ impl State {
 
     /// The pool in force under this name, to be kept if its settings did not change.
     pub(super) fn upstream(&self, pool: &str) -> Option<Arc<Upstream>> {
-        let upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        let upstreams = self
+            .upstreams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         upstreams.get(pool).cloned()
     }
 
     /// The pools of the snapshot that was put in force.
     pub fn keep<'a>(&self, upstreams: impl IntoIterator<Item = &'a Arc<Upstream>>) {
-        let mut kept = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self
+            .upstreams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *kept = upstreams
             .into_iter()
             .map(|upstream| (upstream.pool.name.clone(), Arc::clone(upstream)))

@@ -65,7 +65,8 @@ pub(super) fn build_all(
         let kept = state
             .upstream(name)
             .filter(|kept| kept.settings == *settings && kept.files_are_the_same(name));
-        let upstream = kept.or_else(|| Upstream::build(name, settings, state, faults).map(Arc::new));
+        let upstream =
+            kept.or_else(|| Upstream::build(name, settings, state, faults).map(Arc::new));
         if let Some(upstream) = upstream {
             upstreams.insert(name.clone(), upstream);
         }
@@ -184,7 +185,9 @@ impl Upstream {
     /// Gauges that are read, not counted.
     pub fn refresh_metrics(&self) {
         for (endpoint, metrics) in self.counted.load().iter() {
-            let in_flight = endpoint.in_flight.load(std::sync::atomic::Ordering::Relaxed);
+            let in_flight = endpoint
+                .in_flight
+                .load(std::sync::atomic::Ordering::Relaxed);
             metrics.in_flight.set(i64::from(in_flight));
             let up = endpoint.health.is_up() && !endpoint.ejection.is_out();
             metrics.up.set(i64::from(up));

@@ -36,6 +36,14 @@ pub fn cut(value: &[u8], bytes_max: usize) -> (&[u8], bool) {
 /// Bytes that are not UTF-8 become U+FFFD; whatever could break the line or move a
 /// terminal's cursor becomes an escape.
 pub fn escaped(out: &mut Vec<u8>, value: &[u8]) {
+    // Almost every value is plain. Looking at all of it without an early end goes many bytes at a time.
+    if value
+        .iter()
+        .fold(true, |plain, byte| plain & is_plain(*byte))
+    {
+        out.extend_from_slice(value);
+        return;
+    }
     let mut rest = value;
     while let Some(at) = rest.iter().position(|byte| !is_plain(*byte)) {
         out.extend_from_slice(&rest[..at]);

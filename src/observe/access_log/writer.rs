@@ -30,7 +30,7 @@ const PIPE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for the last lines.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// Between two reports of the same trouble.
-const REPORT_EVERY: Duration = Duration::from_secs(60);
+const REPORT_EVERY: Duration = Duration::from_mins(1);
 
 /// Where lines end up.
 #[derive(Debug, Clone)]
@@ -118,22 +118,27 @@ impl Writer {
 
     /// Takes one line with its end, or drops it when the shard is full.
     pub fn push(&self, line: &[u8]) {
-        let shared = &*self.shared;
+        let Shared {
+            shards,
+            pending,
+            hurry,
+            counters,
+            ..
+        } = &*self.shared;
         let length = {
-            let mut shard = lock(&shared.shards[SHARD.get()]);
+            let mut shard = lock(&shards[SHARD.get()]);
             if shard.len() + line.len() > SHARD_BYTES_MAX {
                 drop(shard);
-                shared.counters.dropped.inc();
+                counters.dropped.inc();
                 return;
             }
             shard.extend_from_slice(line);
             shard.len()
         };
-        let hurry = length > SHARD_BYTES_HURRY && !shared.hurry.swap(true, Ordering::AcqRel);
+        let hurries = length > SHARD_BYTES_HURRY && !hurry.swap(true, Ordering::AcqRel);
         // Mostly true under load, so a plain look first keeps the word shared between processors.
-        let asleep =
-            !shared.pending.load(Ordering::Acquire) && !shared.pending.swap(true, Ordering::AcqRel);
-        if hurry || asleep {
+        let asleep = !pending.load(Ordering::Acquire) && !pending.swap(true, Ordering::AcqRel);
+        if hurries || asleep {
             self.thread.unpark();
         }
     }
@@ -235,6 +240,8 @@ impl Drain {
             if !batch.is_empty() {
                 self.write(&batch);
                 batch.clear();
+                // What a burst needed is given back.
+                batch.shrink_to(2 * SHARD_BYTES_HURRY);
             }
             self.spare = batch;
         }

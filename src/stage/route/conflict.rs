@@ -122,14 +122,14 @@ impl<'r> Finder<'r> {
         for (index, (_, rule)) in routes.iter().enumerate() {
             for host in &rule.hosts {
                 for path in &rule.paths {
-                    finder.place(index, (host, path.shape()));
+                    finder.place(index, &(host, path.shape()));
                 }
             }
         }
         finder
     }
 
-    fn place(&mut self, route: usize, key: Key<'r>) {
+    fn place(&mut self, route: usize, key: &Key<'r>) {
         let next = self.places.len();
         let place = *self.places.entry(key.clone()).or_insert(next);
         let rule = &self.routes[route].1;
@@ -142,7 +142,7 @@ impl<'r> Finder<'r> {
             .or_insert_with(|| (key.clone(), Vec::new()));
         if members.last() == Some(&route) {
             // It cannot be reached by this one of its keys, but by the other.
-            self.tell(Kind::Twice, route, route, None, &key);
+            self.tell((Kind::Twice, route, route), None, key);
             self.dead.entry(route).or_insert((0, route)).0 += 1;
         } else {
             members.push(route);
@@ -152,9 +152,9 @@ impl<'r> Finder<'r> {
     fn find(mut self) -> Vec<Conflict> {
         for (key, mut members) in std::mem::take(&mut self.groups).into_values() {
             if let Some(other) = self.covered_by_deeper(&key) {
-                members
-                    .iter()
-                    .for_each(|route| self.mark_dead(*route, other));
+                for route in members {
+                    self.mark_dead(route, other);
+                }
             } else if members.len() > 1 {
                 members.sort_by_key(|route| self.routes[*route].1.rank());
                 self.find_ties(&key, &members);
@@ -173,15 +173,13 @@ impl<'r> Finder<'r> {
             let rule = &routes[*route].1;
             let headers = rule.headers.as_slice();
             for reach in reaches(rule) {
-                let wide = wider(reach).into_iter();
-                let by = wide
-                    .filter_map(|wide| taken.get(&(headers, wide)).copied())
-                    .next();
+                let mut wide = wider(reach).into_iter();
+                let by = wide.find_map(|wide| taken.get(&(headers, wide)).copied());
                 // `HEAD` through `GET` gives way to `HEAD` by name: that is no tie.
                 let by_name = reach.0.is_none_or(|method| rule.methods.contains(method));
                 match by {
                     Some(by) if by_name && routes[by].1.weight() == rule.weight() => {
-                        self.tell(Kind::Tie, *route, by, reach.0, key);
+                        self.tell((Kind::Tie, *route, by), reach.0, key);
                     }
                     Some(_) => {}
                     None => {
@@ -210,7 +208,7 @@ impl<'r> Finder<'r> {
                         };
                         let mut methods = routes[one].1.methods.iter();
                         let method = methods.find(|method| routes[other].1.takes_method(method));
-                        self.tell(Kind::Overlap, loses, wins, method, key);
+                        self.tell((Kind::Overlap, loses, wins), method, key);
                     }
                 }
             }
@@ -269,22 +267,17 @@ impl<'r> Finder<'r> {
             let rule = &self.routes[route].1;
             if route != other && keys == rule.hosts.len() * rule.paths.len() {
                 let key = (&rule.hosts[0], rule.paths[0].to_string());
-                self.tell(Kind::Never, route, other, rule.methods.first(), &key);
+                self.tell((Kind::Never, route, other), rule.methods.first(), &key);
             }
         }
     }
 
-    fn tell(
-        &mut self,
-        kind: Kind,
-        route: usize,
-        other: usize,
-        method: Option<&Method>,
-        key: &Key<'_>,
-    ) {
-        if !self.told.insert((kind, route, other)) {
+    /// Once for each pair of routes.
+    fn tell(&mut self, what: (Kind, usize, usize), method: Option<&Method>, key: &Key<'_>) {
+        if !self.told.insert(what) {
             return;
         }
+        let (kind, route, other) = what;
         let (host, path) = key;
         let method = method
             .map(|method| format!("{method} "))

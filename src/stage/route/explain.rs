@@ -6,8 +6,10 @@ use super::path::normalise;
 use super::pattern::Pattern;
 use super::rule::HeaderRule;
 use super::rule::Rule;
+use super::table::Match;
 use super::table::Table;
 use crate::base::reject::Reject;
+use crate::base::reject::RejectKind;
 use http::Method;
 use http::request::Parts;
 
@@ -35,7 +37,7 @@ pub struct Candidate {
     pub verdict: String,
 }
 
-/// How far a route came; the smaller the closer. Its second part orders the losers.
+/// How far a route came; the smaller the closer.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Came {
     First,
@@ -47,80 +49,36 @@ enum Came {
 
 /// Explains what `Table::find` decides. Looks at every route: not for the request path.
 pub fn explain<T>(table: &Table<T>, parts: &Parts, listener: &str) -> Explanation {
-    let mut explanation = Explanation {
-        outcome: Ok(String::new()),
+    let refused = |reject| Explanation {
+        outcome: Err(reject),
         notes: Vec::new(),
         candidates: Vec::new(),
         others: table.routes.len(),
     };
     let host = match Host::of(parts) {
         Ok(host) => host,
-        Err(reject) => {
-            explanation.outcome = Err(reject);
-            return explanation;
-        }
+        Err(reject) => return refused(reject),
     };
-    let asked = if host.is_empty() {
-        "no host".to_owned()
-    } else {
-        format!("the host {host}")
+    let path = match normalise(parts.uri.path()) {
+        Ok(path) => path,
+        Err(why) => return refused(RejectKind::BadRequest.because(why)),
     };
-    let Ok(path) = normalise(parts.uri.path()) else {
-        explanation.outcome = table
-            .find(parts, listener, &host)
-            .map(|found| found.name.to_owned());
-        return explanation;
-    };
-    explanation.notes.push(format!(
-        "{} asks {asked} for {path} on the listener {listener}",
-        parts.method
-    ));
-    if *path != *parts.uri.path() {
-        explanation.notes.push(format!(
-            "{} is the same as {path}, which is matched and forwarded",
-            parts.uri.path()
-        ));
-    }
-    let found = table.find(parts, listener, &host);
-    if let Ok(found) = &found {
-        explanation.notes.push(format!("found by {}", found.why));
-        for (name, taken) in found.captures() {
-            explanation.notes.push(format!("{{{name}}} is {taken}"));
-        }
-        if let Some(rest) = found.rest().filter(|rest| !rest.is_empty()) {
-            explanation.notes.push(format!("{{*}} is {rest}"));
-        }
-    }
-    let winner = found.map(|found| found.name.to_owned());
-    let request = Asked {
+    let asked = Asked {
         parts,
         host: &host,
         path: &path,
         listener,
     };
-    let won = winner
-        .as_deref()
-        .ok()
-        .and_then(|name| table.routes.iter().find(|stored| *stored.name == *name));
-    let mut judged: Vec<(Came, Candidate)> = Vec::new();
-    for stored in &table.routes {
-        let is_winner = won.is_some_and(|won| std::ptr::eq(won, stored));
-        let judgement = if is_winner {
-            Some((Came::First, "wins".to_owned()))
-        } else {
-            request.judge(&stored.rule, won.map(|won| (&*won.name, &won.rule)))
-        };
-        if let Some((came, verdict)) = judgement {
-            let name = stored.name.to_string();
-            judged.push((came, Candidate { name, verdict }));
-        }
+    let found = table.find(parts, listener, &host);
+    let notes = asked.notes(found.as_ref().ok());
+    let outcome = found.map(|found| found.name.to_owned());
+    let candidates = asked.candidates(table, outcome.as_deref().ok());
+    Explanation {
+        others: table.routes.len() - candidates.len(),
+        outcome,
+        notes,
+        candidates,
     }
-    judged.sort_by(|(one, _), (other, _)| one.cmp(other));
-    judged.truncate(LISTED_MAX);
-    explanation.others = table.routes.len() - judged.len();
-    explanation.candidates = judged.into_iter().map(|(_, candidate)| candidate).collect();
-    explanation.outcome = winner;
-    explanation
 }
 
 struct Asked<'a> {
@@ -131,17 +89,71 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    fn notes<T>(&self, found: Option<&Match<'_, '_, T>>) -> Vec<String> {
+        let Self {
+            parts,
+            host,
+            path,
+            listener,
+        } = self;
+        let asked = if host.is_empty() {
+            "no host".to_owned()
+        } else {
+            format!("the host {host}")
+        };
+        let mut notes = vec![format!(
+            "{} asks {asked} for {path} on the listener {listener}",
+            parts.method
+        )];
+        let written = parts.uri.path();
+        if *path != written {
+            notes.push(format!(
+                "{written} is the same as {path}, which is matched and forwarded"
+            ));
+        }
+        let Some(found) = found else {
+            return notes;
+        };
+        notes.push(format!("found by {}", found.why));
+        let captures = found.captures();
+        notes.extend(captures.map(|(name, taken)| format!("{{{name}}} is {taken}")));
+        let rest = found.rest().filter(|rest| !rest.is_empty());
+        notes.extend(rest.map(|rest| format!("{{*}} is {rest}")));
+        notes
+    }
+
+    fn candidates<T>(&self, table: &Table<T>, winner: Option<&str>) -> Vec<Candidate> {
+        let winner =
+            winner.and_then(|name| table.routes.iter().find(|stored| *stored.name == *name));
+        let won = winner.map(|won| (&*won.name, &won.rule));
+        let mut judged: Vec<(Came, Candidate)> = Vec::new();
+        for stored in &table.routes {
+            let judgement = match winner {
+                Some(winner) if std::ptr::eq(winner, stored) => {
+                    Some((Came::First, "wins".to_owned()))
+                }
+                _ => self.judge(&stored.rule, won),
+            };
+            if let Some((came, verdict)) = judgement {
+                let name = stored.name.to_string();
+                judged.push((came, Candidate { name, verdict }));
+            }
+        }
+        judged.sort_by(|(one, _), (other, _)| one.cmp(other));
+        judged.truncate(LISTED_MAX);
+        judged.into_iter().map(|(_, candidate)| candidate).collect()
+    }
+
     /// `None` if the route has neither the host nor the path.
     fn judge(&self, rule: &Rule, won: Option<(&str, &Rule)>) -> Option<(Came, String)> {
         let host = self.best_host(rule);
         let path = self.best_path(rule);
         match (host, path) {
-            (None, None) => None,
+            (None | Some(HostPattern::Any), None) => None,
             (None, Some(_)) => Some((
                 Came::AllButHost,
                 format!("the host is not {}", listed(&rule.hosts)),
             )),
-            (Some(HostPattern::Any), None) => None,
             (Some(_), None) => Some((
                 Came::AllButPath,
                 format!("the path is not {}", listed(&rule.paths)),

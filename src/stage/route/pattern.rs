@@ -228,7 +228,7 @@ fn check_names(segments: &[Segment], text: &str) -> Result<(), BadPattern> {
     Ok(())
 }
 
-fn bad(what: impl ToString, fix: impl ToString) -> BadPattern {
+fn bad(what: impl fmt::Display, fix: impl fmt::Display) -> BadPattern {
     (what.to_string(), fix.to_string())
 }
 

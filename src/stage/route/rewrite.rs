@@ -17,6 +17,7 @@ use crate::base::fault::Faults;
 use crate::base::fault::KeyPath;
 use crate::base::reject::Reject;
 use crate::base::reject::RejectKind;
+use std::fmt::Display;
 
 /// What is wrong, and what to write instead.
 type Bad = (String, String);
@@ -43,11 +44,18 @@ pub struct PathTemplate(Template);
 /// The target of a redirect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// `https` and `example.com`; absent: the same site.
-    site: Option<(Box<str>, Template)>,
+    /// Absent: the same site.
+    site: Option<Site>,
     path: PathTemplate,
     query: Template,
     fragment: Option<Box<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Site {
+    /// `http` or `https`.
+    scheme: Box<str>,
+    authority: Template,
 }
 
 impl Rewrite {
@@ -137,11 +145,11 @@ impl Location {
         query: Option<&str>,
     ) -> Result<String, Reject> {
         let mut out = String::new();
-        if let Some((scheme, authority)) = &self.site {
-            need_host(authority, found)?;
-            out.push_str(scheme);
+        if let Some(site) = &self.site {
+            need_host(&site.authority, found)?;
+            out.push_str(&site.scheme);
             out.push_str("://");
-            authority.write_authority(found, &mut out);
+            site.authority.write_authority(found, &mut out);
         }
         let mut path = String::new();
         self.path.write(found, &mut path)?;
@@ -249,10 +257,7 @@ impl PathTemplate {
     }
 }
 
-fn split_site<'s>(
-    text: &'s str,
-    patterns: &[Pattern],
-) -> Result<(Option<(Box<str>, Template)>, &'s str), Bad> {
+fn split_site<'s>(text: &'s str, patterns: &[Pattern]) -> Result<(Option<Site>, &'s str), Bad> {
     let Some((scheme, rest)) = text
         .split_once("://")
         .filter(|(scheme, _)| !scheme.contains('/'))
@@ -277,7 +282,8 @@ fn split_site<'s>(
         ));
     }
     let authority = Template::parse(authority, patterns)?;
-    Ok((Some((scheme.into(), authority)), path))
+    let scheme = scheme.into();
+    Ok((Some(Site { scheme, authority }), path))
 }
 
 fn need_host<T>(template: &Template, found: &Match<'_, '_, T>) -> Result<(), Reject> {
@@ -315,7 +321,7 @@ fn told<T>(result: Result<T, Bad>, at: KeyPath, faults: &mut Faults) -> Option<T
         .ok()
 }
 
-fn bad(what: impl ToString, fix: impl ToString) -> Bad {
+fn bad(what: impl Display, fix: impl Display) -> Bad {
     (what.to_string(), fix.to_string())
 }
 

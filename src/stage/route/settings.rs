@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// What a route matches and what happens then. Of all routes that match, the most
 /// specific one wins: exact host before wildcard before any; exact path before
-/// pattern before the longest prefix; then the one that asks for more (method, headers).
+/// pattern before the longest prefix; then the one that asks for more (headers, method, listener).
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -15,7 +15,8 @@ pub struct Settings {
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub host: OneOrMany<String>,
     /// Paths: `/health` is exact, `/api/*` is `/api` and all below it, `/users/{id}/posts`
-    /// takes one segment for each name in braces.
+    /// takes one segment for each name in braces. A slash at the end counts. Matched, and forwarded, is
+    /// the path with `.`, `..`, `//` and needless escapes resolved.
     pub path: OneOrMany<String>,
     /// Methods such as `GET`; `GET` also takes `HEAD`. Empty: any method.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
@@ -34,9 +35,10 @@ pub struct Settings {
     /// Answer with a fixed response.
     pub respond: Option<Respond>,
 
-    /// Remove this from the front of the path before forwarding: `/api`.
+    /// Remove this from the front of the path before forwarding: `/api`. Each `path` must begin with it.
     pub strip_prefix: Option<String>,
-    /// Forward with this path instead. `{name}` stands for a segment of the pattern, `{*}` for what `*` matched.
+    /// Forward with this path instead. `{name}` stands for a segment of the pattern, `{*}` for what `*` matched,
+    /// `{host}` for the host asked for. The query is kept.
     pub rewrite_path: Option<String>,
     /// Send this `Host` to the endpoint. Absent: the caller's own.
     pub host_header: Option<String>,
@@ -48,7 +50,7 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// The largest request body taken (413 beyond it). Default `16MiB`.
     pub body_max: Bytes,
-    /// WebSockets through this route.
+    /// `WebSocket` upgrades through this route.
     pub websocket: WebSocket,
 }
 
@@ -79,7 +81,7 @@ impl Default for Settings {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
-    /// Where to: an absolute URL or a path. `{name}` and `{*}` as in `rewrite_path`, `{host}` is the host asked for.
+    /// Where to: an absolute URL or a path. `{name}` and `{*}` as in `rewrite_path`, `{host}` is the host asked for, without its port. The query is kept.
     pub to: String,
     /// 301, 302, 303, 307 or 308. Default 308, which keeps method and body.
     #[serde(default = "permanent")]
@@ -141,7 +143,7 @@ pub struct Timeouts {
     pub first_byte: Period,
     /// Between two reads or writes of a body. Default `60s`.
     pub idle: Period,
-    /// For everything, retries and waits included; not for WebSockets. Default `1h`.
+    /// For everything, retries and waits included; not for a `WebSocket`. Default `1h`.
     pub total: Period,
 }
 
@@ -156,7 +158,7 @@ impl Default for Timeouts {
     }
 }
 
-/// How WebSockets pass through a route.
+/// How each `WebSocket` passes through a route.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebSocket {

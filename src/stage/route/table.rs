@@ -110,14 +110,14 @@ impl<T> Table<T> {
             any: Trie::default(),
         };
         for (route, stored) in (0u32..).zip(&table.routes) {
-            for host in &stored.rule.hosts {
-                let trie = match host {
+            for (host, pattern) in (0u32..).zip(&stored.rule.hosts) {
+                let trie = match pattern {
                     HostPattern::Exact(name) => table.exact.entry(name.clone()).or_default(),
                     HostPattern::Below(name) => table.below.entry(name.clone()).or_default(),
                     HostPattern::Any => &mut table.any,
                 };
                 for (path, pattern) in (0u32..).zip(&stored.rule.paths) {
-                    trie.insert(pattern, Entry { route, path });
+                    trie.insert(pattern, Entry { route, host, path });
                 }
             }
         }
@@ -143,18 +143,18 @@ impl<T> Table<T> {
         let written = parts.uri.path();
         let bad = |why| RejectKind::BadRequest.because(why);
         let path = normalise(written).map_err(bad)?;
-        let Some((host_kind, hit)) = self.look_up(parts, &path, listener, host) else {
+        let Some(hit) = self.look_up(parts, &path, listener, host) else {
             return Err(self.nothing_found(parts, &path, listener, host));
         };
         if let Some(loose) = loose_reading(&path).map_err(bad)? {
             let again = self.look_up(parts, &loose, listener, host);
-            if again.map(|(_, hit)| hit.entry.route) != Some(hit.entry.route) {
+            if again.map(|again| again.entry.route) != Some(hit.entry.route) {
                 return Err(bad_reading(&path, &loose));
             }
         }
         let stored = &self.routes[hit.entry.route as usize];
         let why = Why {
-            host: self.host_of(stored, host_kind, host),
+            host: &stored.rule.hosts[hit.entry.host as usize],
             path: &stored.rule.paths[hit.entry.path as usize],
         };
         Ok(Match {
@@ -168,65 +168,38 @@ impl<T> Table<T> {
         })
     }
 
-    fn look_up(
-        &self,
-        parts: &Parts,
-        path: &str,
-        listener: &str,
-        host: &Host<'_>,
-    ) -> Option<(Level, Hit)> {
-        self.levels(host, |level, trie| {
-            let hit = trie.find(path, |entry| {
+    fn look_up(&self, parts: &Parts, path: &str, listener: &str, host: &Host<'_>) -> Option<Hit> {
+        self.levels(host, |trie| {
+            trie.find(path, |entry| {
                 let rule = &self.routes[entry.route as usize].rule;
                 rule.takes_method(&parts.method)
                     && rule.takes_listener(listener)
                     && rule.takes_headers(&parts.headers)
-            })?;
-            Some((level, hit))
+            })
         })
     }
 
     /// Offers the trees that hold for this host, the most specific first.
-    fn levels<R>(
-        &self,
-        host: &Host<'_>,
-        mut offer: impl FnMut(Level, &Trie) -> Option<R>,
-    ) -> Option<R> {
+    fn levels(&self, host: &Host<'_>, mut offer: impl FnMut(&Trie) -> Option<Hit>) -> Option<Hit> {
         let name = host.as_str();
-        if let Some(found) = self
-            .exact
-            .get(name)
-            .and_then(|trie| offer(Level::Exact, trie))
-        {
+        if let Some(found) = self.exact.get(name).and_then(&mut offer) {
             return Some(found);
         }
         if !self.below.is_empty() {
             for dot in memchr::memchr_iter(b'.', name.as_bytes()) {
                 let trie = self.below.get(&name[dot + 1..]);
-                if let Some(found) = trie.and_then(|trie| offer(Level::Below(dot + 1), trie)) {
+                if let Some(found) = trie.and_then(&mut offer) {
                     return Some(found);
                 }
             }
         }
-        offer(Level::Any, &self.any)
-    }
-
-    fn host_of<'t>(&self, stored: &'t Stored<T>, level: Level, host: &Host<'_>) -> &'t HostPattern {
-        let asked = host.as_str();
-        let is_it = |pattern: &&HostPattern| match (pattern, level) {
-            (HostPattern::Exact(name), Level::Exact) => **name == *asked,
-            (HostPattern::Below(name), Level::Below(from)) => **name == asked[from..],
-            (HostPattern::Any, Level::Any) => true,
-            _ => false,
-        };
-        let pattern = stored.rule.hosts.iter().find(is_it);
-        pattern.expect("a route is found only under one of its hosts")
+        offer(&self.any)
     }
 
     /// 405 if a route takes all of the request but its method, else 404.
     fn nothing_found(&self, parts: &Parts, path: &str, listener: &str, host: &Host<'_>) -> Reject {
         let mut methods: BTreeSet<&str> = BTreeSet::new();
-        self.levels(host, |_, trie| {
+        self.levels(host, |trie| {
             trie.find(path, |entry| {
                 let rule = &self.routes[entry.route as usize].rule;
                 if rule.takes_listener(listener) && rule.takes_headers(&parts.headers) {
@@ -247,14 +220,6 @@ impl<T> Table<T> {
         reject.allow = Some(allow.join(", "));
         reject
     }
-}
-
-/// Which of the trees for a host; `Below` has where the suffix begins.
-#[derive(Debug, Clone, Copy)]
-enum Level {
-    Exact,
-    Below(usize),
-    Any,
 }
 
 fn bad_reading(path: &str, loose: &str) -> Reject {

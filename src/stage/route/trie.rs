@@ -13,6 +13,8 @@ use std::collections::HashMap;
 pub struct Entry {
     /// Index of the route in the table.
     pub route: u32,
+    /// Index of the host in the route.
+    pub host: u32,
     /// Index of the pattern in the route.
     pub path: u32,
 }
@@ -193,7 +195,14 @@ mod tests {
         let mut trie = Trie::default();
         for (route, text) in (0..).zip(patterns) {
             let pattern = Pattern::parse(text).expect(text);
-            trie.insert(&pattern, Entry { route, path: 0 });
+            trie.insert(
+                &pattern,
+                Entry {
+                    route,
+                    host: 0,
+                    path: 0,
+                },
+            );
         }
         trie
     }

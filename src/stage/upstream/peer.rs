@@ -6,6 +6,7 @@
 
 use super::endpoint::Address;
 use super::settings::{Protocol, Settings, TlsSettings};
+use super::socket::Dial;
 use crate::base::fault::{Faults, KeyPath};
 use pingora::protocols::TcpKeepalive;
 use pingora::protocols::tls::CaType;
@@ -122,6 +123,7 @@ impl PeerTemplate {
         let mut peer = self.make(address, host, timeouts, self.upgrade_group_key)?;
         peer.options.set_http_version(1, 1);
         peer.options.h2_ping_interval = None;
+        peer.options.custom_l4 = Some(Arc::new(Dial));
         Ok(peer)
     }
 
@@ -408,7 +410,10 @@ fn host_of(address: &str) -> &str {
 fn options(settings: &Settings, authorities: Option<Arc<CaType>>) -> PeerOptions {
     let mut options = PeerOptions::new();
     match (settings.protocol, &settings.tls) {
-        (Protocol::Http1, _) => options.set_http_version(1, 1),
+        (Protocol::Http1, _) => {
+            options.set_http_version(1, 1);
+            options.custom_l4 = Some(Arc::new(Dial));
+        }
         // Agreed on by ALPN; an endpoint that does not offer HTTP/2 is spoken to in HTTP/1.1.
         (Protocol::Http2, Some(_)) => options.set_http_version(2, 1),
         // Nothing to agree by: "at least 2" makes Pingora start with the HTTP/2 preface.

@@ -192,7 +192,7 @@ fn the_route_that_asks_for_more_wins() {
         (
             "both",
             with(&[], &["/a"], |s| {
-                s.headers = [header("x-v", "*"), header("x-w", "*")].into()
+                s.headers = [header("x-v", "*"), header("x-w", "*")].into();
             }),
         ),
     ]);
@@ -242,69 +242,76 @@ fn scan(
     let mut best = None;
     let mut allow = BTreeSet::new();
     for (at, (name, settings)) in routes.iter().enumerate() {
-        let any = [String::new()];
-        let hosts = if settings.host.is_empty() {
-            &any[..]
-        } else {
-            &settings.host.0
+        let Some(place) = best_place(settings, host, path) else {
+            continue;
         };
-        for (host_rank, path_rank) in hosts
-            .iter()
-            .filter_map(|pattern| host_rank(pattern, host))
-            .flat_map(|rank| {
-                settings
-                    .path
-                    .iter()
-                    .filter_map(move |p| Some((rank, path_rank(p, path)?)))
-            })
-        {
-            let carried = |(name, value): (&String, &String)| {
-                headers
-                    .iter()
-                    .any(|(n, v)| n == name && (value == "*" || v == value))
-            };
-            let on_listener =
-                settings.listener.is_empty() || settings.listener.0.contains(&"web".to_owned());
-            if !on_listener || !settings.headers.iter().all(carried) {
-                continue;
-            }
-            let methods = &settings.method.0;
-            let listed = |method: &str| methods.iter().any(|m| m == method);
-            let takes = methods.is_empty() || listed(method) || (method == "HEAD" && listed("GET"));
-            if !takes {
-                allow.extend(methods.clone());
-                continue;
-            }
-            let exact = settings
-                .headers
-                .values()
-                .filter(|value| *value != "*")
-                .count();
-            let rank = (
-                host_rank,
-                path_rank,
-                Reverse((settings.headers.len(), exact, !methods.is_empty())),
-                (settings.listener.is_empty(), !listed("HEAD")),
-                at,
-            );
-            if best.as_ref().is_none_or(|(other, _)| rank < *other) {
-                best = Some((rank, name.clone()));
-            }
+        let carried = |(name, value): (&String, &String)| {
+            headers
+                .iter()
+                .any(|(n, v)| n == name && (value == "*" || v == value))
+        };
+        let on_listener =
+            settings.listener.is_empty() || settings.listener.0.contains(&"web".to_owned());
+        if !on_listener || !settings.headers.iter().all(carried) {
+            continue;
+        }
+        let methods = &settings.method.0;
+        let listed = |method: &str| methods.iter().any(|m| m == method);
+        if !(methods.is_empty() || listed(method) || (method == "HEAD" && listed("GET"))) {
+            allow.extend(methods.clone());
+            continue;
+        }
+        let exact = settings
+            .headers
+            .values()
+            .filter(|value| *value != "*")
+            .count();
+        let asks = Reverse((settings.headers.len(), exact, !methods.is_empty()));
+        let rank = (
+            place,
+            asks,
+            (settings.listener.is_empty(), !listed("HEAD")),
+            at,
+        );
+        if best.as_ref().is_none_or(|(other, _)| rank < *other) {
+            best = Some((rank, name.clone()));
         }
     }
     if let Some((_, name)) = best {
         return name;
     }
+    if allow.is_empty() {
+        return "404".to_owned();
+    }
     if allow.contains("GET") {
         allow.insert("HEAD".to_owned());
     }
-    match allow.is_empty() {
-        true => "404".to_owned(),
-        false => format!("405 {}", allow.into_iter().collect::<Vec<_>>().join(", ")),
-    }
+    format!("405 {}", allow.into_iter().collect::<Vec<_>>().join(", "))
 }
 
-fn host_rank(pattern: &str, host: &str) -> Option<(u8, Reverse<usize>)> {
+type HostRank = (u8, Reverse<usize>);
+type PathRank = (bool, Reverse<usize>, Vec<u8>);
+
+fn best_place(settings: &Settings, host: &str, path: &str) -> Option<(HostRank, PathRank)> {
+    let any = [String::new()];
+    let hosts = if settings.host.is_empty() {
+        &any[..]
+    } else {
+        &settings.host.0
+    };
+    let host = hosts
+        .iter()
+        .filter_map(|pattern| host_rank(pattern, host))
+        .min()?;
+    let path = settings
+        .path
+        .iter()
+        .filter_map(|pattern| path_rank(pattern, path))
+        .min()?;
+    Some((host, path))
+}
+
+fn host_rank(pattern: &str, host: &str) -> Option<HostRank> {
     match pattern.strip_prefix('*') {
         _ if pattern.is_empty() => Some((2, Reverse(0))),
         None => (pattern == host).then_some((0, Reverse(0))),
@@ -313,7 +320,7 @@ fn host_rank(pattern: &str, host: &str) -> Option<(u8, Reverse<usize>)> {
 }
 
 /// Whole paths before prefixes, longer prefixes first, then literals (0) before names (1).
-fn path_rank(pattern: &str, path: &str) -> Option<(bool, Reverse<usize>, Vec<u8>)> {
+fn path_rank(pattern: &str, path: &str) -> Option<PathRank> {
     let given: Vec<&str> = path[1..].split('/').collect();
     let mut asked: Vec<&str> = pattern[1..].split('/').collect();
     let open = asked.last() == Some(&"*");
