@@ -31,12 +31,12 @@ async fn requests_that_come_before_their_turn_are_answered_in_order() {
 #[tokio::test]
 async fn what_has_come_of_a_slow_answer_is_passed_on() {
     let rest = Arc::new(Notify::new());
-    let held = Arc::clone(&rest);
+    let signal = Arc::clone(&rest);
     let head = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
     let upstream = Upstream::replying(move |_| {
         Reply::raw(head)
             .send("one\r\n")
-            .wait_for(&held)
+            .wait_for(&signal)
             .send("two\r\n")
     })
     .await;
