@@ -22,6 +22,7 @@
 
 mod admit;
 mod answer;
+pub mod connection;
 mod context;
 mod dispatch;
 mod endings;
@@ -37,7 +38,7 @@ use arc_swap::ArcSwap;
 use context::RequestContext;
 use finish::Reporter;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The proxy itself: cheap to clone, one for each worker.
 #[derive(Clone)]
@@ -52,6 +53,13 @@ impl Gateway {
             current: Arc::new(ArcSwap::new(snapshot)),
             reporter,
         }
+    }
+
+    /// How long a connection of this listener may rest; none when it is in the configuration no more.
+    fn keepalive_of(&self, listener: &str) -> Option<Duration> {
+        let snapshot = self.current.load();
+        let rules = snapshot.listeners.get(listener)?;
+        Some(rules.keepalive)
     }
 
     fn begin(&self) -> RequestContext {

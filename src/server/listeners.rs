@@ -5,12 +5,13 @@ use super::workers::Workers;
 use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
 use crate::gateway::Gateway;
+use crate::gateway::connection::{self, Closing};
 use crate::observe::metrics::Metrics;
 use crate::stage::listen::accept::{self, Greeter, Listener};
 use crate::stage::listen::resolver::Certificates;
 use crate::stage::listen::settings::Settings;
 use crate::stage::listen::tls::{TlsChange, TlsSlot, load_certificate};
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::HttpServerApp;
 use pingora::protocols::Stream;
 use pingora::proxy::HttpProxy;
 use std::collections::HashMap;
@@ -29,8 +30,7 @@ const BIND_REST: Duration = Duration::from_millis(10);
 pub struct Worker {
     pub proxy: Arc<HttpProxy<Gateway>>,
     pub gateway: Gateway,
-    /// True once the process is about to stop: answers say `Connection: close`.
-    pub closing: watch::Receiver<bool>,
+    pub closing: Closing,
     pub live: Arc<Live>,
 }
 
@@ -41,7 +41,7 @@ impl Greeter for Worker {
 
     async fn serve(self: Arc<Self>, stream: Stream) {
         let _alive = self.live.enter();
-        self.proxy.process_new(stream, &self.closing).await;
+        connection::serve(&self.gateway, &self.proxy, stream, self.closing.clone()).await;
     }
 }
 

@@ -12,6 +12,7 @@ use crate::admin;
 use crate::base::fault::{Fault, Faults};
 use crate::config::{self, Loaded};
 use crate::gateway::Gateway;
+use crate::gateway::connection::Closing;
 use crate::gateway::finish::Reporter;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::{Metrics, NO_ROUTE};
@@ -39,7 +40,7 @@ use workers::Workers;
 const ATTEMPTS_BOUND: usize = 32;
 
 /// Idle connections to endpoints that one worker keeps, over all pools.
-const KEPT_CONNECTIONS_MAX: usize = 1024;
+const KEPT_CONNECTIONS_MAX: usize = 2048;
 
 /// An HTTP/2 connection without streams is closed after this.
 const HTTP2_IDLE_MAX: Duration = Duration::from_mins(2);
@@ -61,6 +62,7 @@ pub struct Server {
     pools: Pools,
     live: Arc<Live>,
     closing: watch::Sender<bool>,
+    idle_closing: watch::Sender<bool>,
     /// True when nothing is left to show to operators.
     stopped: watch::Sender<bool>,
     draining: AtomicBool,
@@ -160,7 +162,8 @@ impl Server {
         let admin_address = snapshot.config.admin.address;
         let gateway = Gateway::new(Arc::new(snapshot), reporter);
         let workers = Workers::start(threads.get())?;
-        let (closing, is_closing) = watch::channel(false);
+        let closing = watch::Sender::new(false);
+        let idle_closing = watch::Sender::new(false);
         let live = Arc::new(Live::default());
         let greeters = workers.handles().iter().map(|runtime| {
             // Pingora's connector belongs to the runtime that it is made on.
@@ -168,7 +171,10 @@ impl Server {
             Arc::new(Worker {
                 proxy: Arc::new(proxy(&gateway)),
                 gateway: gateway.clone(),
-                closing: is_closing.clone(),
+                closing: Closing {
+                    soon: closing.subscribe(),
+                    idle: idle_closing.subscribe(),
+                },
                 live: Arc::clone(&live),
             })
         });
@@ -183,6 +189,7 @@ impl Server {
             workers,
             live,
             closing,
+            idle_closing,
             stopped: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::default(),
@@ -245,6 +252,7 @@ impl Server {
             self.closing.send_replace(true);
             tokio::time::sleep(delay).await;
             self.stop_accepting();
+            self.idle_closing.send_replace(true);
             for greeter in &self.greeters {
                 greeter.close_idle().await;
             }

@@ -67,6 +67,22 @@ impl Connection {
         }
     }
 
+    /// What is known of the connection itself.
+    pub fn facts(&self) -> &ConnectionFacts {
+        let carried = self.facts.user_data.as_ref();
+        carried
+            .and_then(|carried| carried.downcast_ref())
+            .expect("the facts were put there when the connection was made")
+    }
+
+    /// Waits until there is something to read, or the caller has left.
+    pub async fn readable(&self) -> io::Result<()> {
+        if self.ahead_read < self.ahead.len() {
+            return Ok(());
+        }
+        self.socket.readable().await
+    }
+
     /// Speak HTTP/2 without ALPN: the caller has sent its preface.
     pub fn set_http2(&mut self) {
         self.http2 = true;
