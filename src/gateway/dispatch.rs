@@ -212,7 +212,9 @@ pub fn failed(
         attempt.failure = Some(failure);
         attempt.took = now - attempt.started;
     }
-    if let (Ok(upstream), Some(outcome)) = (upstream(ctx), outcome_of(failure))
+    // Descriptors or ports that we lack are no fault of the endpoint's.
+    let outcome = outcome_of(failure).filter(|_| *error.etype() != ErrorType::SocketError);
+    if let (Ok(upstream), Some(outcome)) = (upstream(ctx), outcome)
         && let Some(lease) = &mut ctx.lease
     {
         upstream.report(lease, outcome, now);

@@ -7,28 +7,6 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 #[tokio::test]
-async fn requests_that_come_before_their_turn_are_answered_in_order() {
-    let upstream = Upstream::replying(|seen| {
-        Reply::late(
-            Duration::from_millis(20),
-            Reply::ok(seen.target().to_owned()),
-        )
-    })
-    .await;
-    let gateway = Gateway::of(&[&upstream], "", "").await;
-    let mut client = Client::connect(&gateway).await;
-    for nth in 0..3 {
-        let request = format!("GET /{nth} HTTP/1.1\r\nhost: test\r\n\r\n");
-        client.send(request.as_bytes()).await;
-        client.count(1);
-    }
-    for nth in 0..3 {
-        assert_eq!(client.answer().await.text(), format!("/{nth}"));
-    }
-    gateway.settled().await;
-}
-
-#[tokio::test]
 async fn what_has_come_of_a_slow_answer_is_passed_on() {
     let rest = Arc::new(Notify::new());
     let signal = Arc::clone(&rest);

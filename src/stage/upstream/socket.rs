@@ -184,6 +184,9 @@ impl L4Connect for Dial {
 
 fn connect_error(address: &AnySocketAddr, error: io::Error) -> Box<Error> {
     let kind = match error.kind() {
+        // Our own want, of which no endpoint knows anything.
+        _ if is_out_of_descriptors(&error) => ErrorType::SocketError,
+        io::ErrorKind::AddrNotAvailable => ErrorType::SocketError,
         io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
         io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
@@ -192,6 +195,11 @@ fn connect_error(address: &AnySocketAddr, error: io::Error) -> Box<Error> {
         _ => ErrorType::ConnectError,
     };
     Error::because(kind, format!("connecting to {address}"), error)
+}
+
+/// `ENFILE` and `EMFILE`, which `ErrorKind` does not name.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }
 
 /// The digest of a CONNECT proxy, which we never use, is the one thing that travels with a connection.
@@ -244,6 +252,21 @@ mod tests {
             let read = (&self.other_end).read(&mut [0]);
             self.other_end.set_nonblocking(false).unwrap();
             read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        }
+    }
+
+    #[test]
+    fn our_own_want_is_told_apart_from_an_endpoint_that_does_not_answer() {
+        let address = AnySocketAddr::Inet("127.0.0.1:1".parse().unwrap());
+        for (code, kind) in [
+            (23, ErrorType::SocketError),
+            (24, ErrorType::SocketError),
+            (99, ErrorType::SocketError),
+            (111, ErrorType::ConnectRefused),
+            (110, ErrorType::ConnectTimedout),
+        ] {
+            let error = connect_error(&address, io::Error::from_raw_os_error(code));
+            assert_eq!(*error.etype(), kind, "os error {code}");
         }
     }
 
