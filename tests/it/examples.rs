@@ -1,0 +1,1 @@
+//! Every file in `conf/` is loaded, and each example does what it promises.

@@ -1,0 +1,29 @@
+//! The real binary between scripted upstreams and real clients: one file per stage.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the whole of this crate is tests: a failure here is a failed test"
+)]
+
+mod harness;
+
+mod body;
+mod cli;
+mod examples;
+mod exchange;
+mod failover;
+mod forwarded;
+mod health;
+mod listen;
+mod observe;
+mod reload;
+mod route;
+mod shutdown;
+mod upstream;
+mod websocket;
