@@ -8,6 +8,7 @@ use std::fmt;
 ///
 /// Not `transparent`: the name tells the reader of the document that `file:/path` is meant for it.
 #[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(description = "Never shown. `${NAME}` or `file:/path` keeps it out of this document")]
 pub struct Secret(String);
 
 impl Secret {

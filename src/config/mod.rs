@@ -127,6 +127,7 @@ pub fn parse(
         paths::resolve(config, folder);
     }
     marks.extend(read.marks);
+    read.secrets.extend(tree.secrets);
     let mut source = Source::new(origin, text).with_tree(tree.root, marks, read.secrets);
     if let Some(config) = &read.value {
         let found = check::check(config, &read.absent);

@@ -2,7 +2,7 @@
 
 use super::problem::{Kind, Problem};
 use super::read::Absent;
-use super::tree::{Entry, Node, Scalar, Span, Value};
+use super::tree::{Entry, Node, Scalar, Span, Value, is_secret};
 use crate::base::fault::KeyPath;
 use crate::base::units::ONE_OR_MANY;
 use serde::de::value::{StrDeserializer, StringDeserializer};
@@ -138,6 +138,9 @@ impl<'a> Reader<'a> {
             entry.node.pruned.set(true);
             if let Some(meant) = meant {
                 absent.insert(path.key(meant));
+                if is_secret(meant) {
+                    entry.node.conceal(&mut self.scope.secrets.borrow_mut());
+                }
             }
             detail.span = Some(entry.key_span);
             detail.at = Some(path.key(key));
@@ -216,7 +219,7 @@ impl<'a> Reader<'a> {
     }
 
     fn secret<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
-        conceal(self.node, &mut self.scope.secrets.borrow_mut());
+        self.node.conceal(&mut self.scope.secrets.borrow_mut());
         match &self.node.value {
             Value::Scalar(scalar) if !self.node.is_empty() && !is_null(scalar) => {
                 let text = match scalar.text.strip_prefix("file:") {
@@ -274,19 +277,6 @@ impl<'a> Reader<'a> {
                 "keep exactly one of them",
             )),
         }
-    }
-}
-
-/// Notes every scalar in the value as one that is never shown.
-fn conceal(node: &Node, secrets: &mut BTreeSet<Span>) {
-    match &node.value {
-        Value::Scalar(_) => {
-            secrets.insert(node.span);
-        }
-        Value::List(items) => items.iter().for_each(|item| conceal(item, secrets)),
-        Value::Map(entries) => entries
-            .iter()
-            .for_each(|entry| conceal(&entry.node, secrets)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where faults stand in the text, and how they are shown.
 
 use super::read::FAULTS_MAX;
-use super::tree::{Node, Span, Value};
+use super::tree::{Node, SECRET_WORDS, Span, Value};
 use super::values::Variable;
 use crate::base::fault::{Fault, KeyPath, Severity};
 use serde_json::json;
@@ -181,6 +181,8 @@ impl Source {
         let start = self.text[..span.start].rfind('\n').map_or(0, |at| at + 1);
         let rest = &self.text[start..];
         let line = rest.split('\n').next().unwrap_or_default();
+        let line = line.trim_end_matches('\r');
+        let unread = self.unread_secret(line).map_or(usize::MAX, |at| start + at);
         let mut shown = String::new();
         let mut carets = String::new();
         let caret_at = self.text[start..span.start].chars().count();
@@ -191,7 +193,7 @@ impl Source {
         };
         for (at, c) in line.char_indices().skip(skip).take(LINE_CHARS_MAX) {
             let at = start + at;
-            shown.push(if self.is_secret(at) {
+            shown.push(if at >= unread || self.is_secret(at) {
                 '*'
             } else {
                 printable(c)
@@ -207,6 +209,14 @@ impl Source {
             return (shown, format!("{}^", " ".repeat(caret_at - skip)));
         }
         (shown.trim_end().to_owned(), carets.to_owned())
+    }
+
+    /// Where a secret may begin in a line of a document that could not be parsed.
+    fn unread_secret(&self, line: &str) -> Option<usize> {
+        let line = line.to_ascii_lowercase();
+        let words = SECRET_WORDS.iter().filter(|_| self.root.is_none());
+        let ends = words.filter_map(|word| line.find(word).map(|at| at + word.len()));
+        ends.min()
     }
 
     fn is_secret(&self, at: usize) -> bool {

@@ -7,7 +7,7 @@ use super::values::{self, Variable};
 use crate::base::fault::{Faults, KeyPath};
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, StrInput};
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Sections inside sections; ours are at most eight deep.
 const DEPTH_MAX: usize = 64;
@@ -71,6 +71,17 @@ impl Node {
         }
     }
 
+    /// Notes every scalar in the value as one that is never shown.
+    pub fn conceal(&self, secrets: &mut BTreeSet<Span>) {
+        match &self.value {
+            Value::Scalar(_) => {
+                secrets.insert(self.span);
+            }
+            Value::List(items) => items.iter().for_each(|item| item.conceal(secrets)),
+            Value::Map(entries) => entries.iter().for_each(|entry| entry.node.conceal(secrets)),
+        }
+    }
+
     /// Whether there is no value at all: `tls:` with nothing behind it.
     pub fn is_empty(&self) -> bool {
         matches!(&self.value, Value::Scalar(scalar) if scalar.plain)
@@ -88,6 +99,8 @@ pub struct Tree {
     pub marks: HashMap<(KeyPath, String), Span>,
     /// Values that came from the environment.
     pub variables: Vec<Variable>,
+    /// Where secrets seem to be written, by the names of their keys; these bytes are never shown.
+    pub secrets: BTreeSet<Span>,
     /// Whether the text is YAML at all; if not, nothing else can be said about it.
     pub broken: bool,
 }
@@ -114,6 +127,15 @@ pub fn build(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Tree {
         Err(Broken) => builder.tree.broken = true,
     }
     builder.tree
+}
+
+/// Words in the names of keys whose values are concealed even where the document cannot be read.
+pub const SECRET_WORDS: &[&str] = &["secret", "password", "token", "api_key"];
+
+/// Whether the name of a key says that its value is a secret.
+pub fn is_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    SECRET_WORDS.iter().any(|word| key.contains(word))
 }
 
 /// The text ends here for us; why is among the faults.
@@ -285,6 +307,9 @@ impl<'a> Builder<'a> {
             let (event, at) = self.next()?;
             let node = self.node(event, at)?;
             self.path.0.pop();
+            if !wanted || is_secret(&key) {
+                node.conceal(&mut self.tree.secrets);
+            }
             if wanted {
                 entries.push(Entry {
                     key,

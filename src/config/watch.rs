@@ -129,23 +129,20 @@ struct Follower<F> {
 
 impl<F: FnMut(&[PathBuf])> Follower<F> {
     fn run(mut self) {
-        loop {
+        // What changed before the folders were watched is seen by a first look.
+        let mut wait = DEBOUNCE;
+        self.watch_folders();
+        while self.signalled(wait) {
             // Again each time: a folder may have been replaced, a link may lead elsewhere.
             // Before looking, so that no change can fall between the two.
-            let wait = if self.watch_folders() {
+            wait = if self.watch_folders() {
                 POLL_BESIDE_WATCHER
             } else {
                 POLL
             };
             let changed = self.seen.changed(&self.shared.files());
-            if self.shared.stopped() {
-                return;
-            }
             if !changed.is_empty() {
                 (self.on_change)(&changed);
-            }
-            if !self.signalled(wait) {
-                return;
             }
         }
     }
@@ -155,11 +152,11 @@ impl<F: FnMut(&[PathBuf])> Follower<F> {
         let Some(watcher) = &mut self.watcher else {
             return false;
         };
-        let folders = folders(&self.shared.files());
-        folders
-            .iter()
-            .map(|folder| watcher.watch(folder, RecursiveMode::NonRecursive).is_ok())
-            .fold(true, |all, watched| all && watched)
+        let mut all = true;
+        for folder in folders(&self.shared.files()) {
+            all &= watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok();
+        }
+        all
     }
 
     /// Waits for a signal and then for quiet; false when the watch is over.
@@ -235,11 +232,11 @@ mod tests {
         fs::write(&path, "one").unwrap();
         let (_watch, changes) = started(&path);
         fs::write(&path, "two").unwrap();
-        assert_eq!(changes.recv_timeout(DEADLINE).unwrap(), [path.clone()]);
+        assert_eq!(changes.recv_timeout(DEADLINE).unwrap(), [path.as_path()]);
         let new = folder.path().join("new");
         fs::write(&new, "three").unwrap();
         fs::rename(&new, &path).unwrap();
-        assert_eq!(changes.recv_timeout(DEADLINE).unwrap(), [path.clone()]);
+        assert_eq!(changes.recv_timeout(DEADLINE).unwrap(), [path.as_path()]);
         assert!(changes.try_recv().is_err());
     }
 

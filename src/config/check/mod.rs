@@ -3,6 +3,7 @@
 mod listeners;
 mod pools;
 mod routes;
+mod stages;
 mod words;
 
 use super::read::Absent;
@@ -35,6 +36,7 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
     listeners::check(&mut report);
     pools::check(&mut report);
     routes::check(&mut report);
+    stages::check(&mut report);
     report.found
 }
 
@@ -68,6 +70,12 @@ impl Report<'_> {
 
     fn counts(&self, at: &KeyPath) -> bool {
         self.found.faults.0.len() < FOUND_MAX && !self.absent.contains(at)
+    }
+
+    /// Whether everything below could be read, and no fault was found there.
+    fn is_clean(&self, at: &KeyPath) -> bool {
+        let faults = &self.found.faults.0;
+        !self.absent.any_below(at) && !faults.iter().any(|fault| fault.at.0.starts_with(&at.0))
     }
 
     /// Whether the key is truly as the typed document has it, and not merely unreadable.

@@ -390,7 +390,7 @@ mod tests {
             for end in 0..header.len() {
                 match parse(&header[..end]) {
                     Parsed::Incomplete(total) => {
-                        assert!(total > end && total <= header.len(), "{end}: {total}")
+                        assert!(total > end && total <= header.len(), "{end}: {total}");
                     }
                     other => panic!("{other:?} after {end} of {}", header.escape_ascii()),
                 }

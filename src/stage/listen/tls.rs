@@ -25,8 +25,9 @@ use x509_parser::prelude::FromDer;
 /// A bundle of all public authorities has about 250 KiB; a file larger than this is not a certificate.
 const PEM_BYTES_MAX: u64 = 4 << 20;
 
-/// Tickets handed out after a full handshake. One is used up by the next connection, which gets a new one;
-/// the second serves callers that open two at once. Each costs a key derivation and a sealing.
+/// Tickets handed out after a handshake. One is used up by the next connection, which gets new ones; the
+/// second serves callers that open two at once. Each costs a key derivation and a sealing, a few hundredths of a
+/// full handshake.
 const TICKETS: usize = 2;
 
 /// The one source of cryptography of this process, named explicitly: with a second one compiled in, rustls
@@ -228,9 +229,10 @@ impl Terms {
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(resolver);
-        config.alpn_protocols = match self.http2 {
-            true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-            false => vec![b"http/1.1".to_vec()],
+        config.alpn_protocols = if self.http2 {
+            vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+        } else {
+            vec![b"http/1.1".to_vec()]
         };
         // Sessions live in tickets that callers keep: no memory for each caller, no lock and no
         // eviction when thousands come back at once, as with a cache of fixed size. Keys are random, change
@@ -271,9 +273,10 @@ impl Callers {
                 .map_err(|error| wrong(&error))?;
         }
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-        let builder = match self.required {
-            true => builder,
-            false => builder.allow_unauthenticated(),
+        let builder = if self.required {
+            builder
+        } else {
+            builder.allow_unauthenticated()
         };
         builder.build().map_err(|error| wrong(&error))
     }
@@ -572,7 +575,7 @@ mod tests {
             let shown = Facts::read(&session.peer_certificates().expect("shown")[0]).unwrap();
             Ok((shown.names, session.handshake_kind().unwrap()))
         };
-        let both = async { tokio::join!(server, client) };
+        let both = Box::pin(async { tokio::join!(server, client) });
         let (server, client): (Result<_, String>, std::io::Result<_>) =
             tokio::time::timeout(Duration::from_secs(10), both)
                 .await

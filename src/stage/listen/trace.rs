@@ -4,7 +4,6 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::cell::RefCell;
 use std::collections::hash_map::RandomState;
-use std::fmt::Write;
 use std::hash::BuildHasher;
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -65,6 +64,17 @@ fn hexadecimal(digits: &[u8]) -> Option<u128> {
     })
 }
 
+/// By hand: every request writes one, and the formatter was a third of what a trace costs.
+fn write_hexadecimal(text: &mut Vec<u8>, number: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in number {
+        text.extend([
+            DIGITS[usize::from(byte >> 4)],
+            DIGITS[usize::from(byte & 0xf)],
+        ]);
+    }
+}
+
 /// The trace that a request belongs to, with this gateway as the latest span.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
@@ -86,11 +96,16 @@ impl Trace {
             .and_then(|value| TraceParent::parse(value.as_bytes()));
         let (trace_id, flags) = match parent {
             Some(parent) => (parent.trace_id, parent.flags),
-            None => (ids.u128(1..), FLAGS_BEGUN),
+            None => (ids.u128(..).max(1), FLAGS_BEGUN),
         };
-        let span_id = ids.u64(1..);
-        let mut text = String::with_capacity(TRACEPARENT_BYTES);
-        write!(text, "00-{trace_id:032x}-{span_id:016x}-{flags:02x}").expect("text grows");
+        let span_id = ids.u64(..).max(1);
+        let mut text = Vec::with_capacity(TRACEPARENT_BYTES);
+        text.extend_from_slice(b"00-");
+        write_hexadecimal(&mut text, &trace_id.to_be_bytes());
+        text.push(b'-');
+        write_hexadecimal(&mut text, &span_id.to_be_bytes());
+        text.push(b'-');
+        write_hexadecimal(&mut text, &[flags]);
         Self {
             text: text.into(),
             continued: parent.is_some(),

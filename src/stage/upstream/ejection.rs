@@ -280,14 +280,21 @@ mod tests {
         assert_eq!(ejection.gate(9_999), Gate::Shut);
         assert_eq!(ejection.begin_trial(9_999), None);
         assert_eq!(ejection.gate(10_000), Gate::Ready);
+        assert!(ejection.begin_trial(10_000).is_some());
+        assert_eq!(ejection.begin_trial(10_000), None);
+        assert_eq!(ejection.gate(1_000_000), Gate::Shut);
+    }
+
+    #[test]
+    fn of_many_threads_one_gets_the_trial() {
+        const ROUNDS: usize = 50_000;
+        let all: Vec<_> = (0..ROUNDS).map(|_| ejected(0)).collect();
         let won: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| scope.spawn(|| usize::from(ejection.begin_trial(10_000).is_some())))
-                .collect();
+            let try_all = || all.iter().filter_map(|e| e.begin_trial(10_000)).count();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(try_all)).collect();
             threads.into_iter().map(|t| t.join().unwrap()).sum()
         });
-        assert_eq!(won, 1);
-        assert_eq!(ejection.gate(1_000_000), Gate::Shut);
+        assert_eq!(won, ROUNDS);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Small endpoints for tests: they answer with fixed bytes over any transport.
 
 use super::endpoint::{Address, Endpoint};
-use super::health::Health;
 use super::peer::PeerTemplate;
 use super::settings::{Settings, TlsSettings};
 use crate::base::fault::{Faults, KeyPath};
@@ -10,9 +9,8 @@ use rustls::pki_types::PrivateKeyDer;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
@@ -22,14 +20,8 @@ pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell";
 
 /// The one place where tests make endpoints.
 pub fn endpoint(address: Address, host: Option<&str>) -> Arc<Endpoint> {
-    Arc::new(Endpoint {
-        name: address.to_string(),
-        address,
-        host: host.map(str::to_owned),
-        weight: AtomicU32::new(1),
-        in_flight: AtomicU32::new(0),
-        health: Health::default(),
-    })
+    let host = host.map(str::to_owned);
+    Arc::new(Endpoint::new(address, host, 1, Instant::now()))
 }
 
 pub fn template(settings: &Settings) -> Arc<PeerTemplate> {

@@ -1,20 +1,20 @@
 //! Where to: pools of endpoints, who of them is well, and who takes this request.
 
 pub mod balance;
-pub mod ejection;
 pub mod dns;
+pub mod ejection;
 pub mod endpoint;
 #[cfg(test)]
 mod fake;
 pub mod health;
-pub mod pool;
-mod queue;
-pub mod retry;
 pub mod peer;
+pub mod pool;
 pub mod probe;
 pub mod prober;
+mod queue;
+pub mod retry;
 pub mod settings;
-pub mod socket;
-pub mod siphash;
+mod siphash;
 pub mod slow_start;
+pub mod socket;
 pub mod sticky;
