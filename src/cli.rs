@@ -68,7 +68,7 @@ pub fn run(command: Command) -> ExitCode {
 fn serve(path: &Path) -> ExitCode {
     let served = process::start_log(config::log_filter().as_deref()).and_then(|metrics| {
         process::control_runtime()?.block_on(async {
-            let server = Server::start(path, config::environment(), metrics).await?;
+            let server = Server::start(path, config::environment(), metrics)?;
             Ok(server.run().await?)
         })
     });
@@ -141,7 +141,9 @@ fn ask_ready(mut admin: SocketAddr) -> io::Result<String> {
 }
 
 fn body_of(answer: &str) -> &str {
-    answer.split_once("\r\n\r\n").map_or(answer, |(_, body)| body)
+    answer
+        .split_once("\r\n\r\n")
+        .map_or(answer, |(_, body)| body)
 }
 
 /// A reader that has gone (`| head`) is no fault of ours.

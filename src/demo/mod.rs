@@ -57,12 +57,12 @@ async fn show(options: &Options, metrics: Arc<Metrics>) -> Result<(), StartError
     let switchboard = switchboard::start(Arc::clone(&backends)).await?;
     let certificate = certificate::make()?;
     let environment = environment(options, &backends, &certificate);
-    let server = Server::start(&options.config, environment, metrics).await?;
+    let server = Server::start(&options.config, environment, metrics)?;
     say(&guide(options, &backends, switchboard))?;
-    let served = server.run();
+    let stopped = server.run();
     match options.duration {
-        None => served.await?,
-        Some(duration) => tokio::time::timeout(duration, served)
+        None => stopped.await?,
+        Some(duration) => tokio::time::timeout(duration, stopped)
             .await
             .unwrap_or(Ok(()))?,
     }
@@ -98,12 +98,16 @@ fn environment(
 
 fn guide(options: &Options, backends: &[Backend], switchboard: SocketAddr) -> String {
     let (http, https, admin) = (options.http, options.https, options.admin);
-    let listed: String = backends
-        .iter()
-        .map(|backend| format!("  backend {}  http://{}\n", backend.name, backend.address))
-        .collect();
+    let mut listed = String::new();
+    for Backend { name, address, .. } in backends {
+        listed.push_str("  backend ");
+        listed.push_str(name);
+        listed.push_str("  http://");
+        listed.push_str(&address.to_string());
+        listed.push('\n');
+    }
     format!(
-        r#"
+        r"
 OneMind Gateway is serving {config}
   http       http://{http}
   https      https://{https}  (self-signed: curl -k)
@@ -129,7 +133,7 @@ Metrics
   curl -s http://{admin}/metrics | grep onemind_
 Why a request goes where it goes
   onemind explain -c {config} GET http://{http}/api/users/7
-"#,
+",
         config = options.config.display(),
     )
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// What a request that was not refused meets next.
 pub enum Next {
     Forward,
-    Answer(ResponseHeader, Bytes),
+    Answer(Box<ResponseHeader>, Bytes),
 }
 
 /// Pingora keeps this much of a body for another attempt; see `BODY_BUF_LIMIT` there.
@@ -92,7 +92,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
         Action::Redirect { status, to } => {
             let location = to.apply(&found, query)?;
-            ctx.admission = Some(Admission::of(route.clone()));
+            ctx.admission = Some(Admission::of(Arc::clone(&route)));
             return redirect(*status, &location);
         }
         Action::Respond { .. } => None,
@@ -145,7 +145,7 @@ fn redirect(status: u16, location: &str) -> Result<Next, Reject> {
         Ok(head)
     });
     let head = head.map_err(|error| RejectKind::Internal.because(error))?;
-    Ok(Next::Answer(head, Bytes::new()))
+    Ok(Next::Answer(Box::new(head), Bytes::new()))
 }
 
 fn respond(action: &Action) -> Result<Next, Reject> {
@@ -169,7 +169,7 @@ fn respond(action: &Action) -> Result<Next, Reject> {
     });
     let head = head.map_err(|error| RejectKind::Internal.because(error))?;
     let body = if bodyless { Bytes::new() } else { body.clone() };
-    Ok(Next::Answer(head, body))
+    Ok(Next::Answer(Box::new(head), body))
 }
 
 fn head(status: u16, length: usize) -> Result<ResponseHeader> {

@@ -11,11 +11,11 @@ use pingora::proxy::Session;
 pub async fn run(
     session: &mut Session,
     ctx: &mut RequestContext,
-    head: ResponseHeader,
+    head: Box<ResponseHeader>,
     body: Bytes,
 ) -> Result<bool> {
     refuse::keep_connection_if_cheap(session);
-    refuse::send(session, ctx, head, body).await?;
+    refuse::send(session, ctx, *head, body).await?;
     ctx.end(Ending::Answered);
     Ok(true)
 }

@@ -195,6 +195,23 @@ impl RequestContext {
             .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
+    /// Something came from the endpoint, or went to it.
+    pub fn heard(&self) {
+        if let Some((silence, _)) = self.watched() {
+            silence.heard();
+        }
+    }
+
+    /// Whether the endpoint was silent for too long, so that its connection was shut.
+    pub fn was_silenced(&self) -> bool {
+        self.watched()
+            .is_some_and(|(silence, turn)| silence.was_broken(*turn))
+    }
+
+    fn watched(&self) -> Option<&(Arc<Silence>, u64)> {
+        self.attempts.last()?.silence.as_ref()
+    }
+
     /// Until the deadline; none where there is none.
     pub fn time_left(&self) -> Option<Duration> {
         let deadline = self.deadline()?;

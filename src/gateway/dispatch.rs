@@ -165,7 +165,7 @@ pub fn failed(
         error.set_retry(false);
         return error;
     }
-    let failure = failure_of(&error, begun, reused);
+    let failure = failure_of(&error, ctx, begun, reused);
     let now = Instant::now();
     if let Some(attempt) = ctx.attempts.last_mut() {
         attempt.failure = Some(failure);
@@ -221,13 +221,13 @@ fn may_retry(session: &Session, ctx: &RequestContext, failure: Failure) -> bool 
 }
 
 /// The row of `retry`'s table that this error is.
-fn failure_of(error: &Error, begun: bool, reused: bool) -> Failure {
+fn failure_of(error: &Error, ctx: &RequestContext, begun: bool, reused: bool) -> Failure {
     let kind = error.etype();
     match kind {
         _ if begun => Failure::AnswerBegun,
         ErrorType::HTTPStatus(status) => Failure::Status(*status),
         kind if endings::is_connect(kind) => Failure::NotSent,
-        _ if endings::timed_out(error) => Failure::TimedOutFirstByte,
+        _ if endings::timed_out(error, ctx) => Failure::TimedOutFirstByte,
         ErrorType::H2Downgrade => Failure::RefusedUnprocessed,
         ErrorType::H2Error if retry_is_certain(error) => Failure::RefusedUnprocessed,
         ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H1Error => {
@@ -259,10 +259,8 @@ fn silent(error: &Error) -> bool {
 fn outcome_of(failure: Failure) -> Option<Outcome> {
     match failure {
         Failure::NotSent => Some(Outcome::ConnectFailure),
-        // The endpoint closed a connection that it was free to close.
-        Failure::ReusedClosedSilent | Failure::RefusedUnprocessed => None,
-        // Reported when the head came.
-        Failure::Status(_) => None,
+        // The endpoint closed a connection that it was free to close; a status was reported with its head.
+        Failure::ReusedClosedSilent | Failure::RefusedUnprocessed | Failure::Status(_) => None,
         Failure::Reset | Failure::TimedOutFirstByte | Failure::Malformed | Failure::AnswerBegun => {
             Some(Outcome::Error)
         }

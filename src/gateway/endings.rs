@@ -4,7 +4,6 @@ use super::context::RequestContext;
 use crate::base::ending::Ending;
 use crate::base::reject::RejectKind;
 use pingora::{Error, ErrorSource, ErrorType};
-use std::io;
 
 /// How the request ended, and what the caller is told if it can still be told.
 pub fn classify(error: &Error, ctx: &RequestContext, answer_begun: bool) -> (Ending, RejectKind) {
@@ -42,7 +41,7 @@ pub fn of_reject(kind: RejectKind) -> Ending {
 }
 
 fn of_upstream(error: &Error, ctx: &RequestContext, begun: bool) -> (Ending, RejectKind) {
-    if timed_out(error) {
+    if timed_out(error, ctx) {
         return of_time_out(error, ctx, begun);
     }
     match error.etype() {
@@ -85,17 +84,12 @@ fn of_client(error: &Error, ctx: &RequestContext) -> (Ending, RejectKind) {
     }
 }
 
-/// Whether the error says that a limit on time has passed, ours or Pingora's.
-pub fn timed_out(error: &Error) -> bool {
-    let ours = || {
-        let io = error.root_cause().downcast_ref::<io::Error>();
-        io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut)
-    };
-    matches!(
-        error.etype(),
-        ErrorType::ReadTimedout | ErrorType::WriteTimedout
-    ) || is_connect_time_out(error.etype())
-        || ours()
+/// Whether a limit on time has passed, ours or Pingora's.
+pub fn timed_out(error: &Error, ctx: &RequestContext) -> bool {
+    let kind = error.etype();
+    matches!(kind, ErrorType::ReadTimedout | ErrorType::WriteTimedout)
+        || is_connect_time_out(kind)
+        || ctx.was_silenced()
 }
 
 fn is_connect_time_out(kind: &ErrorType) -> bool {

@@ -32,6 +32,7 @@ pub fn run(session: &mut Session, error: Option<&Error>, ctx: &mut RequestContex
         let begun = refuse::answer_begun(session);
         let ending = match error {
             Some(error) => endings::classify(error, ctx, begun).0,
+            None if session.was_upgraded() && ctx.was_silenced() => Ending::TunnelIdle,
             None if session.was_upgraded() => Ending::TunnelClosed,
             None if begun => Ending::Completed,
             None => Ending::Unknown,

@@ -54,6 +54,7 @@ pub fn body(session: &Session, chunk: Option<&Bytes>, ctx: &mut RequestContext) 
     };
     // Read from the caller, not handed to the endpoint: a retry sends the same bytes again.
     ctx.traffic.bytes_in = session.as_downstream().body_bytes_read() as u64;
+    ctx.heard();
     if ctx.is_tunnel() {
         return Ok(());
     }

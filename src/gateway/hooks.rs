@@ -118,10 +118,10 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
+        end: bool,
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
-        relay::body(body.as_ref(), ctx)
+        relay::body(body.as_ref(), end, ctx)
     }
 
     fn error_while_proxy(

@@ -114,11 +114,17 @@ fn bind_to_endpoint(head: &mut ResponseHeader, ctx: &RequestContext) -> Result<(
     Ok(())
 }
 
-pub fn body(chunk: Option<&Bytes>, ctx: &mut RequestContext) -> Result<Option<Duration>> {
+/// Counts the body. Silence that was broken must not look like the end of an answer.
+pub fn body(
+    chunk: Option<&Bytes>,
+    end: bool,
+    ctx: &mut RequestContext,
+) -> Result<Option<Duration>> {
     ctx.traffic.bytes_out += chunk.map_or(0, |chunk| chunk.len() as u64);
-    if ctx.is_over_total() {
-        return Error::e_explain(ErrorType::ReadTimedout, "the total time limit has passed")
-            .map_err(|error: Box<Error>| error.into_up());
+    ctx.heard();
+    if (end && ctx.was_silenced() && !ctx.is_tunnel()) || ctx.is_over_total() {
+        let error = Error::explain(ErrorType::ReadTimedout, "the time limit has passed");
+        return Err(error.into_up());
     }
     Ok(None)
 }

@@ -79,7 +79,7 @@ impl Listeners {
         };
         for (name, settings) in &config.listeners {
             let here = KeyPath::root().key("listeners").key(name);
-            for address in settings.address.iter() {
+            for address in &settings.address {
                 let opened = self.prepare_one(name, (*address, settings), metrics, &mut prepared);
                 if let Err((key, what)) = opened {
                     faults.error(here.key(key), what, "");

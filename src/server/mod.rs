@@ -42,7 +42,7 @@ const ATTEMPTS_BOUND: usize = 32;
 const KEPT_CONNECTIONS_MAX: usize = 1024;
 
 /// An HTTP/2 connection without streams is closed after this.
-const HTTP2_IDLE_MAX: Duration = Duration::from_secs(120);
+const HTTP2_IDLE_MAX: Duration = Duration::from_mins(2);
 
 /// What one caller may have on its way to us on one HTTP/2 connection; the 64 KiB of the protocol's
 /// default would hold up uploads on long links.
@@ -79,7 +79,7 @@ pub enum StartError {
 impl Server {
     /// Reads the configuration, binds every address and begins to serve. Must run inside the
     /// runtime that will carry everything beside the traffic.
-    pub async fn start(
+    pub fn start(
         path: &Path,
         environment: config::Environment,
         metrics: Arc<Metrics>,
@@ -237,21 +237,25 @@ impl Server {
             // From now on each answer is the last on its connection.
             self.closing.send_replace(true);
             tokio::time::sleep(delay).await;
-            let mut listeners = self
-                .listeners
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            listeners.close_all();
-            drop(listeners);
+            self.stop_accepting();
             for greeter in &self.greeters {
                 greeter.close_idle().await;
             }
             self.live.wait_idle().await;
         };
-        match tokio::time::timeout(deadline, drained).await {
-            Ok(()) => tracing::info!("drained"),
-            Err(_) => tracing::warn!(cut = self.live.count(), "the drain deadline has passed"),
+        if tokio::time::timeout(deadline, drained).await.is_ok() {
+            tracing::info!("drained");
+        } else {
+            tracing::warn!(cut = self.live.count(), "the drain deadline has passed");
         }
+    }
+
+    fn stop_accepting(&self) {
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        listeners.close_all();
     }
 }
 

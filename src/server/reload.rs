@@ -19,7 +19,7 @@ pub struct Report {
 }
 
 /// Certificates are looked at this often, for files that change where no event tells of it.
-const CERTIFICATE_PERIOD: Duration = Duration::from_secs(3600);
+const CERTIFICATE_PERIOD: Duration = Duration::from_hours(1);
 
 impl Server {
     /// Reloads and says so in the log; the caller cannot be told.
@@ -124,18 +124,17 @@ impl Server {
 
     /// Says when the configuration or a file that it names has changed.
     pub(super) fn watch_files(&self) -> mpsc::Receiver<()> {
-        let (changed, changes) = mpsc::channel(1);
-        let watch = config::watch::watch(&self.path, move |_| {
+        let (wake, changes) = mpsc::channel(1);
+        let started = config::watch::watch(&self.path, move |_| {
             // A full channel means that a reload is due already.
-            let _ = changed.try_send(());
+            let _ = wake.try_send(());
         });
-        match watch {
+        match started {
             Ok(watch) => {
-                let mut watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
-                *watching = Some(watch);
+                *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
             }
             Err(error) => {
-                tracing::error!(%error, "cannot watch the configuration: SIGHUP reloads it")
+                tracing::error!(%error, "cannot watch the configuration: SIGHUP reloads it");
             }
         }
         self.watch_also();

@@ -18,6 +18,11 @@ impl AdminView for Server {
         vec![
             part("process", !self.draining.load(Relaxed), "about to stop"),
             part(
+                "names",
+                self.pools.names_are_known(),
+                "names of endpoints are being looked up",
+            ),
+            part(
                 "health_checks",
                 self.pools.prober.first_round_done(),
                 "the first round is not over",

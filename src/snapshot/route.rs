@@ -156,7 +156,7 @@ fn respond_action(respond: &Respond) -> Result<Action, http::header::InvalidHead
 impl HeaderChanges {
     fn compile(rules: &HeaderRules, here: &KeyPath, faults: &mut Faults) -> Self {
         let mut changes = Self::default();
-        for name in rules.remove.iter() {
+        for name in &rules.remove {
             match HeaderName::from_bytes(name.as_bytes()) {
                 Ok(name) => changes.remove.push(name),
                 Err(error) => faults.error(here.key("remove"), error, "write a header name"),

@@ -56,7 +56,9 @@ fn certificate(at: &KeyPath, pair: &CertificateSettings, faults: &mut Faults) {
 
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 fn pools(report: &Report<'_>, faults: &mut Faults) {

@@ -134,7 +134,9 @@ impl Listener {
         greeter: Arc<G>,
     ) {
         let _open = self.metrics.accepted();
-        match timeout(GREETING_MAX, self.greet(tcp, peer, &*greeter)).await {
+        // Boxed: a handshake needs 7 KiB that the connection must not hold for the rest of its life.
+        let greeting = Box::pin(self.greet(tcp, peer, &*greeter));
+        match timeout(GREETING_MAX, greeting).await {
             Ok(Ok(stream)) => greeter.serve(stream).await,
             Ok(Err(reason)) => self.metrics.rejected(reason),
             Err(_) => self.metrics.rejected("greeting_timed_out"),
@@ -192,7 +194,7 @@ fn set_options(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     // Finds callers that vanished without a word: after 60 s of silence, six probes in one minute.
     let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
+        .with_time(Duration::from_mins(1))
         .with_interval(Duration::from_secs(10))
         .with_retries(6);
     SockRef::from(tcp).set_tcp_keepalive(&keepalive)
