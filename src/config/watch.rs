@@ -35,6 +35,7 @@ pub struct Watch {
 #[derive(Debug)]
 struct Shared {
     files: Mutex<BTreeSet<PathBuf>>,
+    seen: Mutex<Seen>,
     document: PathBuf,
     stopped: AtomicBool,
 }
@@ -49,18 +50,17 @@ pub fn watch(
     let document = std::path::absolute(path)?;
     let shared = Arc::new(Shared {
         files: Mutex::new(BTreeSet::from([document.clone()])),
+        seen: Mutex::default(),
         document,
         stopped: AtomicBool::new(false),
     });
     // Before the thread starts: a change from here on is seen.
-    let mut seen = Seen::default();
-    seen.changed(&shared.files());
+    shared.seen().begin(&shared.files());
     let watcher = start_watcher(wake.clone());
     let follower = Follower {
         shared: Arc::clone(&shared),
         signals,
         watcher,
-        seen,
         on_change,
     };
     std::thread::Builder::new()
@@ -70,10 +70,13 @@ pub fn watch(
 }
 
 impl Watch {
-    /// Watches these files too, such as certificates, in place of those given before.
+    /// Watches these files too, such as certificates, in place of those given before. To be said
+    /// before they are read: what changes from here on is told.
     pub fn also(&self, files: impl IntoIterator<Item = PathBuf>) {
         let document = self.shared.document.clone();
-        *self.shared.lock() = files.into_iter().chain([document]).collect();
+        let files: BTreeSet<PathBuf> = files.into_iter().chain([document]).collect();
+        self.shared.seen().begin(&files);
+        *self.shared.lock() = files;
         // A full channel has a signal in it already.
         let _ = self.wake.try_send(());
     }
@@ -93,6 +96,10 @@ impl Shared {
 
     fn files(&self) -> BTreeSet<PathBuf> {
         self.lock().clone()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stopped(&self) -> bool {
@@ -123,7 +130,6 @@ struct Follower<F> {
     shared: Arc<Shared>,
     signals: Receiver<()>,
     watcher: Option<RecommendedWatcher>,
-    seen: Seen,
     on_change: F,
 }
 
@@ -140,7 +146,7 @@ impl<F: FnMut(&[PathBuf])> Follower<F> {
             } else {
                 POLL
             };
-            let changed = self.seen.changed(&self.shared.files());
+            let changed = self.shared.seen().changed(&self.shared.files());
             if !changed.is_empty() {
                 (self.on_change)(&changed);
             }
@@ -185,6 +191,13 @@ fn folders(files: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
 struct Seen(BTreeMap<PathBuf, Option<u64>>);
 
 impl Seen {
+    /// Takes up the files that are new here as they are now.
+    fn begin(&mut self, files: &BTreeSet<PathBuf>) {
+        for file in files {
+            self.0.entry(file.clone()).or_insert_with(|| hash(file));
+        }
+    }
+
     /// The files whose content is not what it was; one that is new here has not changed.
     fn changed(&mut self, files: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
         let now: BTreeMap<_, _> = files

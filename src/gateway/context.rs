@@ -31,6 +31,12 @@ pub struct RequestContext {
     pub attempts: Vec<Attempt>,
     pub traffic: Traffic,
     pub reject: Option<Reject>,
+    /// What the last failed attempt would be answered with, should no other attempt be possible.
+    pub failed: Option<(Ending, Reject)>,
+    /// Whether no other attempt is to be made.
+    pub gave_up: bool,
+    /// Whether the answer under way is our own, spoken by `stage::upstream::refusal`.
+    pub refusing: bool,
     pub ending: Option<Ending>,
     /// Status sent to the caller, 0 for none.
     pub status: u16,
@@ -165,6 +171,9 @@ impl RequestContext {
             attempts: Vec::new(),
             traffic: Traffic::default(),
             reject: None,
+            failed: None,
+            gave_up: false,
+            refusing: false,
             ending: None,
             status: 0,
             reporter,

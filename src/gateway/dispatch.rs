@@ -8,6 +8,7 @@ use crate::stage::upstream::ejection::Outcome;
 use crate::stage::upstream::endpoint::Endpoint;
 use crate::stage::upstream::peer::PeerTimeouts;
 use crate::stage::upstream::pool::{Lease, Want};
+use crate::stage::upstream::refusal;
 use crate::stage::upstream::retry::{self, Facts, Failure};
 use crate::stage::upstream::settings::Protocol;
 use crate::stage::upstream::socket::silence_of;
@@ -16,6 +17,7 @@ use pingora::protocols::Digest;
 use pingora::proxy::Session;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,12 +32,19 @@ pub async fn reserve(ctx: &mut RequestContext) -> Result<(), Reject> {
     Ok(())
 }
 
-/// The peer of the next attempt.
-pub async fn pick(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
-    match next_peer(ctx).await {
-        Ok(peer) => Ok(Box::new(peer)),
-        Err(reject) => Err(refuse::as_error(ctx, reject).into_up()),
+/// The peer of the next attempt; or the one that speaks for us when there is none.
+pub async fn pick(session: &mut Session, ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    let reject = match next_peer(ctx).await {
+        Ok(peer) => return Ok(Box::new(peer)),
+        Err(reject) => reject,
+    };
+    if !refuse::can_keep_connection(session) {
+        return Err(refuse::as_error(ctx, reject).into_up());
     }
+    let answer = refuse::spoken(ctx, &reject);
+    ctx.refused(reject);
+    ctx.refusing = true;
+    Ok(Box::new(refusal::peer(answer)))
 }
 
 async fn next_peer(ctx: &mut RequestContext) -> Result<HttpPeer, Reject> {
@@ -44,10 +53,18 @@ async fn next_peer(ctx: &mut RequestContext) -> Result<HttpPeer, Reject> {
         if attempt.failure.is_some_and(Failure::waits) {
             rest(ctx, &upstream).await;
         }
-        // The failure before says more to the caller than "no other endpoint" would.
-        let before = ctx.reject.take();
-        let lease = acquire(ctx, &upstream).await;
-        ctx.lease = Some(lease.map_err(|reject| before.unwrap_or(reject))?);
+        let lease = if ctx.gave_up {
+            None
+        } else {
+            acquire(ctx, &upstream).await.ok()
+        };
+        let Some(lease) = lease else {
+            // The failure before says more to the caller than "no other endpoint" would.
+            let (ending, reject) = ctx.failed.take().ok_or(RejectKind::Internal)?;
+            ctx.end(ending);
+            return Err(reject);
+        };
+        ctx.lease = Some(lease);
     }
     let lease = ctx.lease.as_ref().ok_or(RejectKind::Internal)?;
     let endpoint = Arc::clone(lease.endpoint());
@@ -157,7 +174,8 @@ pub fn failed(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
-    let ours = *error.esource() != pingora::ErrorSource::Upstream || ctx.reject.is_some();
+    let ours =
+        ctx.refusing || *error.esource() != pingora::ErrorSource::Upstream || ctx.reject.is_some();
     let begun = refuse::answer_begun(session);
     if ours {
         // The caller left, or we cut the request ourselves: says nothing about the endpoint.
@@ -171,23 +189,36 @@ pub fn failed(
         attempt.failure = Some(failure);
         attempt.took = now - attempt.started;
     }
-    if let (Some(lease), Some(outcome)) = (&mut ctx.lease, outcome_of(failure)) {
-        lease.report(outcome, now);
+    if let (Ok(upstream), Some(outcome)) = (upstream(ctx), outcome_of(failure))
+        && let Some(lease) = &mut ctx.lease
+    {
+        upstream.report(lease, outcome, now);
     }
+    let (ending, kind) = endings::classify(&error, ctx, begun);
     let again = may_retry(session, ctx, failure);
-    if again {
-        let (_, kind) = endings::classify(&error, ctx, begun);
-        ctx.reject = Some(kind.because(&error));
-    }
+    // Not again, but once more to `pick`: it finds the answer that keeps the caller's connection.
+    ctx.gave_up = !again;
+    let last_word = !begun && refuse::can_keep_connection(session);
+    ctx.failed = Some((ending, kind.because(&error)));
     ctx.release_attempt();
-    error.set_retry(again);
+    error.set_retry(again || last_word);
     error
 }
 
 /// Whether this status is one that another endpoint may mend.
-pub fn retries_status(session: &Session, ctx: &mut RequestContext, status: u16) -> bool {
-    let listed = upstream(ctx).is_ok_and(|up| up.settings.retry.statuses.contains(&status));
-    listed && may_retry(session, ctx, Failure::Status(status))
+pub fn retries_status(session: &Session, ctx: &RequestContext, status: u16) -> bool {
+    let Ok(upstream) = upstream(ctx) else {
+        return false;
+    };
+    let tried: SmallVec<[_; 4]> = ctx
+        .attempts
+        .iter()
+        .map(|attempt| &attempt.endpoint)
+        .collect();
+    // An answer that cannot be bettered is passed on as it is.
+    upstream.settings.retry.statuses.contains(&status)
+        && upstream.pool.has_other_than(&tried, Instant::now())
+        && may_retry(session, ctx, Failure::Status(status))
 }
 
 fn may_retry(session: &Session, ctx: &RequestContext, failure: Failure) -> bool {

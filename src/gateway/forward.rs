@@ -11,6 +11,9 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 
 pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
+    if ctx.refusing {
+        return Ok(());
+    }
     let (Some(arrival), Some(admission)) = (&ctx.arrival, &ctx.admission) else {
         return Err(Error::explain(
             ErrorType::InternalError,
@@ -48,8 +51,12 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
 }
 
 /// Counts the body, and stops it where the route's limit is passed.
-pub fn body(session: &Session, chunk: Option<&Bytes>, ctx: &mut RequestContext) -> Result<()> {
-    let Some(chunk) = chunk else {
+pub fn body(session: &Session, body: &mut Option<Bytes>, ctx: &mut RequestContext) -> Result<()> {
+    // Pingora would write an empty piece as the chunk of length zero that ends a body.
+    if body.as_ref().is_some_and(Bytes::is_empty) {
+        *body = None;
+    }
+    let Some(chunk) = body else {
         return Ok(());
     };
     // Read from the caller, not handed to the endpoint: a retry sends the same bytes again.

@@ -1,8 +1,32 @@
 //! The changes a route makes to headers, applied to Pingora's heads.
 
 use crate::snapshot::HeaderChanges;
+use http::{HeaderName, header};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
+
+/// What an endpoint says about its own connection (RFC 9110 section 7.6.1). Framing stays: Pingora needs it.
+const HOP_BY_HOP: [&str; 4] = ["keep-alive", "proxy-connection", "upgrade", "te"];
+
+/// Removes what concerns the connection to the endpoint, and says nothing about the caller's.
+pub fn strip_hop_by_hop(head: &mut ResponseHeader) {
+    let named: Vec<HeaderName> = head
+        .headers
+        .get_all(header::CONNECTION)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| *name != header::TRANSFER_ENCODING && *name != header::CONTENT_LENGTH)
+        .collect();
+    for name in named {
+        head.remove_header(&name);
+    }
+    for name in HOP_BY_HOP {
+        head.remove_header(name);
+    }
+    head.remove_header(&header::CONNECTION);
+}
 
 /// Removal comes first, so that a header can be replaced by one of the same name.
 pub fn change_request(head: &mut RequestHeader, changes: &HeaderChanges) -> Result<()> {

@@ -48,10 +48,10 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<Box<HttpPeer>> {
-        dispatch::pick(ctx).await
+        dispatch::pick(session, ctx).await
     }
 
     fn fail_to_connect(
@@ -93,7 +93,7 @@ impl ProxyHttp for Gateway {
         _: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        forward::body(session, body.as_ref(), ctx)
+        forward::body(session, body, ctx)
     }
 
     async fn upstream_response_filter(

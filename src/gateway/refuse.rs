@@ -51,23 +51,71 @@ pub fn answer_begun(session: &Session) -> bool {
 }
 
 async fn write(session: &mut Session, ctx: &mut RequestContext, reject: &Reject) -> Result<()> {
-    let (status, code, message) = reject.kind.describe();
-    let body = format!(
+    let body = body_of(ctx, reject);
+    let mut head = ResponseHeader::build(reject.kind.status(), Some(8))?;
+    for (name, value) in headers_of(reject, &body) {
+        head.insert_header(name, value)?;
+    }
+    head.insert_header("X-Request-Id", ctx.request_id())?;
+    send(session, ctx, head, Bytes::from(body)).await
+}
+
+fn body_of(ctx: &RequestContext, reject: &Reject) -> String {
+    let (_, code, message) = reject.kind.describe();
+    format!(
         "{{\"code\":\"{code}\",\"message\":\"{message}\",\"request_id\":\"{}\"}}\n",
         ctx.request_id().to_str().unwrap_or_default()
-    );
-    let mut head = ResponseHeader::build(status, Some(8))?;
-    head.insert_header("Content-Type", "application/json")?;
-    head.insert_header("Content-Length", body.len().to_string())?;
-    head.insert_header("Cache-Control", "no-store")?;
-    head.insert_header("X-Request-Id", ctx.request_id())?;
+    )
+}
+
+fn headers_of(reject: &Reject, body: &str) -> Vec<(&'static str, String)> {
+    let mut headers = vec![
+        ("Content-Type", "application/json".to_owned()),
+        ("Content-Length", body.len().to_string()),
+        ("Cache-Control", "no-store".to_owned()),
+    ];
     if let Some(wait) = reject.retry_after {
-        head.insert_header("Retry-After", whole_seconds(wait).to_string())?;
+        headers.push(("Retry-After", whole_seconds(wait).to_string()));
     }
     if let Some(allow) = &reject.allow {
-        head.insert_header("Allow", allow.as_str())?;
+        headers.push(("Allow", allow.clone()));
     }
-    send(session, ctx, head, Bytes::from(body)).await
+    headers
+}
+
+/// The refusal as an endpoint would say it: see `stage::upstream::refusal`.
+pub fn spoken(ctx: &RequestContext, reject: &Reject) -> Bytes {
+    let body = body_of(ctx, reject);
+    let status = reject.kind.status();
+    let mut answer = format!("HTTP/1.1 {status} Refused\r\nConnection: close\r\n");
+    for (name, value) in headers_of(reject, &body) {
+        answer.push_str(name);
+        answer.push_str(": ");
+        answer.push_str(&value);
+        answer.push_str("\r\n");
+    }
+    answer.push_str("\r\n");
+    answer.push_str(&body);
+    Bytes::from(answer)
+}
+
+/// Whether the caller's connection can serve another request after this one was refused, by an
+/// answer that comes the way of an endpoint's: HTTP/1 only, and no body that is large or on hold.
+pub fn can_keep_connection(session: &mut Session) -> bool {
+    let expects = session
+        .req_header()
+        .headers
+        .contains_key(http::header::EXPECT);
+    let small = content_length(session).is_some_and(|length| length <= DRAIN_BYTES_MAX);
+    let downstream = session.as_downstream_mut();
+    downstream.get_keepalive().is_some()
+        && !downstream.retry_buffer_truncated()
+        && (downstream.is_body_done() || (small && !expects))
+}
+
+fn content_length(session: &Session) -> Option<u64> {
+    let length = session.get_header(http::header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
 }
 
 /// Sends a whole answer of our own; without the body when the caller asked by `HEAD`.
@@ -97,10 +145,7 @@ fn whole_seconds(wait: Duration) -> u64 {
 
 /// Pingora closes a connection whose request body was not read; a small one is worth reading.
 pub fn keep_connection_if_cheap(session: &mut Session) {
-    let length = session
-        .get_header(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let small = length.is_some_and(|length| length <= DRAIN_BYTES_MAX);
+    let small = content_length(session).is_some_and(|length| length <= DRAIN_BYTES_MAX);
     if small {
         let downstream = session.as_downstream_mut();
         downstream.set_close_on_response_before_downstream_finish(false);

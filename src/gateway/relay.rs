@@ -1,7 +1,7 @@
 //! What comes back: the endpoint's head and body on their way to the caller.
 
 use super::context::{RequestContext, Sticky};
-use super::dispatch;
+use super::{dispatch, headers};
 use crate::stage::upstream::ejection::Outcome;
 use bytes::Bytes;
 use http::StatusCode;
@@ -17,7 +17,8 @@ pub fn upstream_head(
     head: &mut ResponseHeader,
     ctx: &mut RequestContext,
 ) -> Result<()> {
-    if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+    let interim = head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS;
+    if interim || ctx.refusing {
         return Ok(());
     }
     let now = Instant::now();
@@ -31,8 +32,12 @@ pub fn upstream_head(
     } else {
         Outcome::Success
     };
-    if let Some(lease) = &mut ctx.lease {
-        lease.report(outcome, now);
+    let upstream = ctx
+        .route()
+        .and_then(|route| route.upstream())
+        .map(Arc::clone);
+    if let (Some(upstream), Some(lease)) = (upstream, &mut ctx.lease) {
+        upstream.report(lease, outcome, now);
     }
     if dispatch::retries_status(session, ctx, status) {
         let mut error = Error::create(
@@ -78,6 +83,10 @@ pub fn head(
         return Ok(());
     }
     ctx.status = head.status.as_u16();
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        headers::strip_hop_by_hop(head);
+        frame_for_old_callers(session, head);
+    }
     ctx.decorate(head)?;
     head.insert_header("X-Request-Id", ctx.request_id())?;
     bind_to_endpoint(head, ctx)?;
@@ -86,6 +95,17 @@ pub fn head(
         session.as_downstream_mut().set_read_timeout(None);
     }
     Ok(())
+}
+
+/// HTTP/1.0 knows no chunks (RFC 9112 section 7.1): the body ends with the connection.
+fn frame_for_old_callers(session: &mut Session, head: &mut ResponseHeader) {
+    if session.req_header().version <= http::Version::HTTP_10
+        && head
+            .remove_header(&http::header::TRANSFER_ENCODING)
+            .is_some()
+    {
+        session.as_downstream_mut().set_keepalive(None);
+    }
 }
 
 /// Tells the caller by cookie which endpoint it went to, when it does not know yet.
@@ -122,6 +142,9 @@ pub fn body(
 ) -> Result<Option<Duration>> {
     ctx.traffic.bytes_out += chunk.map_or(0, |chunk| chunk.len() as u64);
     ctx.heard();
+    if ctx.refusing {
+        return Ok(None);
+    }
     if (end && ctx.was_silenced() && !ctx.is_tunnel()) || ctx.is_over_total() {
         let error = Error::explain(ErrorType::ReadTimedout, "the time limit has passed");
         return Err(error.into_up());

@@ -61,10 +61,12 @@ pub struct Server {
     pools: Pools,
     live: Arc<Live>,
     closing: watch::Sender<bool>,
+    /// True when nothing is left to show to operators.
+    stopped: watch::Sender<bool>,
     draining: AtomicBool,
     reloading: tokio::sync::Mutex<()>,
     last_reload: Mutex<reload::Report>,
-    watching: Mutex<Option<config::watch::Watch>>,
+    watching: reload::Watching,
     admin_address: SocketAddr,
 }
 
@@ -84,7 +86,12 @@ impl Server {
         environment: config::Environment,
         metrics: Arc<Metrics>,
     ) -> Result<Arc<Self>, StartError> {
+        // First of all: what changes from here on must be noticed.
+        let watching = reload::Watching::start(path);
         let loaded = config::load(path, &environment);
+        if let Some(config) = &loaded.config {
+            watching.also(config);
+        }
         let config = match &loaded {
             Loaded {
                 config: Some(config),
@@ -118,22 +125,22 @@ impl Server {
             return Err(as_faults(faults.0));
         }
 
-        let server = Self::assemble(path, environment, state, snapshot)?;
+        let server = Self::assemble((path, environment), watching, state, snapshot)?;
         server.put_in_force(prepared);
         tokio::spawn(Arc::clone(&server.pools.prober).run());
         if let Some(admin) = admin {
             let view: Arc<dyn admin::AdminView> = Arc::clone(&server) as _;
             tokio::spawn(Arc::clone(&server).watch_expiries());
-            let closing = server.closing.subscribe();
-            tokio::spawn(admin::serve(admin, view, metrics, closing));
+            let stopped = server.stopped.subscribe();
+            tokio::spawn(admin::serve(admin, view, metrics, stopped));
             tracing::info!(address = %admin_address, "admin listening");
         }
         Ok(server)
     }
 
     fn assemble(
-        path: &Path,
-        environment: config::Environment,
+        (path, environment): (&Path, config::Environment),
+        watching: reload::Watching,
         state: Arc<State>,
         snapshot: Snapshot,
     ) -> io::Result<Arc<Self>> {
@@ -176,10 +183,11 @@ impl Server {
             workers,
             live,
             closing,
+            stopped: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::default(),
             last_reload: Mutex::default(),
-            watching: Mutex::default(),
+            watching,
             admin_address,
         }))
     }
@@ -195,7 +203,6 @@ impl Server {
         listeners.commit(prepared, &self.workers, &self.greeters);
         drop(listeners);
         self.watch_certificates();
-        self.watch_also();
     }
 
     /// Serves until a signal ends it, then drains.
@@ -204,11 +211,10 @@ impl Server {
         let mut reopen = signal(SignalKind::user_defined1())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut changes = self.watch_files();
         loop {
             tokio::select! {
                 _ = hangup.recv() => self.reload("SIGHUP").await,
-                Some(()) = changes.recv() => self.reload("file changed").await,
+                () = self.watching.changed() => self.reload("file changed").await,
                 _ = reopen.recv() => self.gateway.reporter.access_log.load().reopen(),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
@@ -219,6 +225,7 @@ impl Server {
             _ = terminate.recv() => tracing::warn!("told to stop twice: leaving now"),
             _ = interrupt.recv() => tracing::warn!("told to stop twice: leaving now"),
         }
+        self.stopped.send_replace(true);
         Ok(())
     }
 

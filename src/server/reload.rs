@@ -2,15 +2,16 @@
 
 use super::Server;
 use crate::base::fault::{Fault, Faults, KeyPath};
+use crate::config::watch::Watch;
 use crate::config::{self, Config, Loaded};
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::event;
 use crate::snapshot::{Snapshot, unix_now};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 /// How the last reload went; empty until there was one.
 #[derive(Debug, Default)]
@@ -58,6 +59,7 @@ impl Server {
 
     fn apply(&self, loaded: &Loaded) -> Result<u64, Vec<Fault>> {
         let config = loaded.config.clone().ok_or_else(|| loaded.faults.clone())?;
+        self.watching.also(&config);
         let before = self.gateway.current.load_full();
         let mut faults = Faults::default();
         self.check_fixed(&before.config, &config, &mut faults);
@@ -122,34 +124,6 @@ impl Server {
         }
     }
 
-    /// Says when the configuration or a file that it names has changed.
-    pub(super) fn watch_files(&self) -> mpsc::Receiver<()> {
-        let (wake, changes) = mpsc::channel(1);
-        let started = config::watch::watch(&self.path, move |_| {
-            // A full channel means that a reload is due already.
-            let _ = wake.try_send(());
-        });
-        match started {
-            Ok(watch) => {
-                *self.watching.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
-            }
-            Err(error) => {
-                tracing::error!(%error, "cannot watch the configuration: SIGHUP reloads it");
-            }
-        }
-        self.watch_also();
-        changes
-    }
-
-    /// The files that the configuration in force names.
-    pub(super) fn watch_also(&self) {
-        let files = files_of(&self.gateway.current.load().config);
-        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(watch) = &*watching {
-            watch.also(files);
-        }
-    }
-
     pub(super) fn watch_certificates(&self) {
         let listeners = self
             .listeners
@@ -167,6 +141,38 @@ impl Server {
             tokio::time::sleep(CERTIFICATE_PERIOD).await;
             self.watch_certificates();
         }
+    }
+}
+
+/// Says when the configuration or a file that it names has changed.
+pub(super) struct Watching {
+    watch: Option<Watch>,
+    changed: Arc<Notify>,
+}
+
+impl Watching {
+    pub(super) fn start(path: &Path) -> Self {
+        let changed = Arc::new(Notify::new());
+        let wake = Arc::clone(&changed);
+        let watch = config::watch::watch(path, move |_| wake.notify_one());
+        if let Err(error) = &watch {
+            tracing::error!(%error, "cannot watch the configuration: SIGHUP reloads it");
+        }
+        Self {
+            watch: watch.ok(),
+            changed,
+        }
+    }
+
+    /// The files of this configuration, to be said before they are read.
+    pub(super) fn also(&self, config: &Config) {
+        if let Some(watch) = &self.watch {
+            watch.also(files_of(config));
+        }
+    }
+
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
 

@@ -6,10 +6,11 @@ use crate::config::Config;
 use crate::observe::event;
 use crate::observe::metrics::{EndpointMetrics, PoolMetrics};
 use crate::stage::upstream::dns::Resolver;
+use crate::stage::upstream::ejection::Outcome;
 use crate::stage::upstream::endpoint::{Address, Endpoint, Place};
 use crate::stage::upstream::health::Transition;
 use crate::stage::upstream::peer::PeerTemplate;
-use crate::stage::upstream::pool::{Pool, Unavailable};
+use crate::stage::upstream::pool::{Lease, Pool, Unavailable};
 use crate::stage::upstream::probe::{Probe, ProbeError};
 use crate::stage::upstream::prober::ProbeTarget;
 use crate::stage::upstream::settings::{EndpointSettings, Settings};
@@ -142,6 +143,26 @@ impl Upstream {
         });
         self.counted.store(Arc::new(counted.collect()));
         self.pool.set_members(members, now);
+    }
+
+    /// How an attempt went: the endpoint learns it, and so does the operator if it goes out for that.
+    pub fn report(&self, lease: &mut Lease, outcome: Outcome, now: Instant) {
+        if !lease.report(outcome, now) {
+            return;
+        }
+        let endpoint = lease.endpoint();
+        let reason = match outcome {
+            Outcome::ConnectFailure => "connect_failures",
+            Outcome::Error | Outcome::Success => "errors",
+        };
+        if let Some(metrics) = self.metrics_of(endpoint) {
+            let period = self.settings.ejection.base.0;
+            let doubled = endpoint.ejection.times().saturating_sub(1).min(20);
+            let period = period
+                .saturating_mul(1 << doubled)
+                .min(self.settings.ejection.max.0);
+            event::endpoint_ejected(&metrics, reason, period);
+        }
     }
 
     pub fn count_unavailable(&self, why: &Unavailable) {

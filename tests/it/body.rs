@@ -9,6 +9,9 @@ use std::time::Instant;
 
 const SIZES: [usize; 7] = [0, 1, 65_535, 65_536, 65_537, 1 << 20, 20 << 20];
 
+/// Of a body that was begun to be sent, this much is kept for another attempt.
+const REPLAYED_MAX: usize = 64 << 10;
+
 const LISTENERS: &str = "listeners: { web: { address: '{{http}}', http2: true } }\n";
 
 /// How the caller frames its body.
@@ -83,6 +86,7 @@ async fn start(behind: &Behind, h2: bool, fate: Fate) -> Gateway {
     let protocol = if h2 { "http2" } else { "http1" };
     let yaml = format!(
         "{LISTENERS}
+server: {{ threads: 1 }}
 pools:
   app:
     endpoints: [{first}'{{{{app}}}}']
@@ -96,16 +100,14 @@ routes: {{ all: {{ pool: app, body_max: 32MiB }} }}
     Gateway::start(&yaml, &[("app", behind.name()), ("dead", &dead)]).await
 }
 
-async fn post(gateway: &Gateway, framing: Framing, body: &[u8]) -> Answer {
+async fn post(gateway: &Gateway, framing: Framing, body: &[u8]) -> std::io::Result<Answer> {
+    if let Framing::H2 = framing {
+        return Ok(ClientH2::plain(gateway).await.post("/", body).await);
+    }
+    let mut client = Client::connect(gateway).await;
     match framing {
-        Framing::Length => Client::connect(gateway).await.post("/", body).await,
-        Framing::Chunked => {
-            Client::connect(gateway)
-                .await
-                .post_chunked("/", body, 10_000)
-                .await
-        }
-        Framing::H2 => ClientH2::plain(gateway).await.post("/", body).await,
+        Framing::Chunked => client.try_post_chunked("/", body, 10_000).await,
+        _ => client.try_request("POST", "/", &[], body).await,
     }
 }
 
@@ -118,7 +120,19 @@ async fn check(h2: bool, fate: Fate) {
         for framing in [Framing::Length, Framing::Chunked, Framing::H2] {
             let case = format!("{size} bytes, {framing:?}, h2 upstream: {h2}, {fate:?}");
             let started = Instant::now();
+            if fate == Fate::StaleConnection {
+                // Leaves a connection in the gateway's pool that breaks under the next request.
+                assert_eq!(gateway.get("/warm").await.status, 200, "{case}");
+                expected += 1;
+            }
             let answer = post(&gateway, framing, &body).await;
+            let lost = answer.as_ref().map_or(true, |answer| answer.status == 502);
+            if lost && h2 && fate == Fate::StaleConnection && size > REPLAYED_MAX {
+                // Half sent and refused: there is nothing to send it again from.
+                assert_eq!(behind.count(), expected, "{case}: not acted on");
+                continue;
+            }
+            let answer = answer.unwrap_or_else(|fault| panic!("{case}: {fault}"));
             assert_eq!(
                 (answer.status, answer.text().as_str()),
                 (200, "taken"),
@@ -131,7 +145,12 @@ async fn check(h2: bool, fate: Fate) {
                 "{case}"
             );
             expected += 1;
-            assert_eq!(behind.count(), expected, "{case}: arrived once");
+            assert_eq!(
+                behind.count(),
+                expected,
+                "{case}: arrived once: {}",
+                seen.head
+            );
             assert!(
                 started.elapsed().as_secs() < 20,
                 "{case}: {:?}",
@@ -146,7 +165,12 @@ async fn check(h2: bool, fate: Fate) {
         Fate::FirstTry => assert_eq!(twice, 0),
         Fate::ConnectFails => assert!(twice + 1 >= lines.len(), "{twice} of {}", lines.len()),
         // The first request finds no connection to reuse, nor does the one after a retry.
-        Fate::StaleConnection => println!("{twice} of {} met a stale connection", lines.len()),
+        // Bodies that cannot be sent twice are not trusted to a kept connection.
+        Fate::StaleConnection => assert!(
+            twice >= 6,
+            "{twice} of {} met a stale connection",
+            lines.len()
+        ),
     }
 }
 
@@ -226,6 +250,49 @@ routes:
             }
         }
     }
+    gateway.settled().await;
+}
+
+/// An empty frame says nothing, wherever it stands; in chunks, an empty one would be the end.
+#[tokio::test]
+async fn empty_frames_are_nothing() {
+    let h1 = Upstream::replying(|seen| Reply::ok(seen.body_start.clone())).await;
+    let h2 = UpstreamH2::plain(|seen| ReplyH2 {
+        with_empty_frames: true,
+        ..ReplyH2::ok(seen.body_start.clone())
+    })
+    .await;
+    let yaml = format!(
+        "{LISTENERS}
+pools:
+  h1: {{ endpoints: ['{{{{h1}}}}'], health: {{ check: off }} }}
+  h2: {{ endpoints: ['{{{{h2}}}}'], health: {{ check: off }}, protocol: http2 }}
+routes:
+  h1: {{ path: '/h1/*', pool: h1 }}
+  h2: {{ path: '/h2/*', pool: h2 }}
+"
+    );
+    let gateway = Gateway::start(&yaml, &[("h1", &h1), ("h2", &h2)]).await;
+    let client = ClientH2::plain(&gateway).await;
+    for target in ["/h1/a", "/h2/a"] {
+        for frames in [
+            vec!["", "one", "", "two", ""],
+            vec!["", ""],
+            vec!["one", "two"],
+            vec!["one", ""],
+        ] {
+            let whole = frames.concat();
+            let answer = client.post_frames(target, &frames).await;
+            assert_eq!(
+                (answer.status, answer.text()),
+                (200, whole.clone()),
+                "{target} {frames:?}"
+            );
+            let mut plain = Client::connect(&gateway).await;
+            assert_eq!(plain.post(target, whole.as_bytes()).await.text(), whole);
+        }
+    }
+    assert_eq!((h1.count(), h2.count()), (8, 8), "{:?}", h1.seen());
     gateway.settled().await;
 }
 

@@ -193,3 +193,27 @@ async fn secrets_in_a_query_are_not_logged() {
     assert!(line.contains("page=2"), "{line}");
     gateway.settled().await;
 }
+
+#[tokio::test]
+async fn the_access_log_is_opened_anew_when_told() {
+    let yaml = "server: { access_log: '{{dir}}/access.log' }\nroutes: { all: { respond: {} } }\n";
+    let gateway = Gateway::start(yaml, &[]).await;
+    let lines = async |file: &str, count: usize| {
+        eventually(file, async || {
+            let text = std::fs::read_to_string(gateway.path(file)).ok()?;
+            (text.lines().count() == count).then_some(())
+        })
+        .await;
+    };
+    gateway.get("/").await;
+    lines("access.log", 1).await;
+    std::fs::rename(gateway.path("access.log"), gateway.path("old.log")).unwrap();
+    gateway.signal("USR1");
+    eventually("a new file", async || {
+        gateway.path("access.log").exists().then_some(())
+    })
+    .await;
+    gateway.get("/").await;
+    lines("access.log", 1).await;
+    lines("old.log", 1).await;
+}

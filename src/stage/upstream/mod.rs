@@ -12,6 +12,7 @@ pub mod pool;
 pub mod probe;
 pub mod prober;
 mod queue;
+pub mod refusal;
 pub mod retry;
 pub mod settings;
 mod siphash;

@@ -188,6 +188,17 @@ impl Pool {
         eligible.count()
     }
 
+    /// Whether another endpoint than these could take a request now.
+    pub fn has_other_than(&self, tried: &[&Arc<Endpoint>], now: Instant) -> bool {
+        let max = self.settings.capacity.max_in_flight;
+        self.members.load().iter().any(|m| {
+            m.health.is_up()
+                && m.ejection.gate(m.at(now)) != Gate::Shut
+                && m.in_flight.load(SeqCst) < max
+                && !contains(tried, m)
+        })
+    }
+
     /// An endpoint for one attempt, at once or after a wait. Dropping the future leaves the line;
     /// a place given to it meanwhile goes to the next. A first attempt counts for the retry budget.
     pub async fn acquire(self: &Arc<Self>, want: Want<'_>) -> Result<Lease, Unavailable> {
@@ -366,7 +377,7 @@ impl Pool {
     }
 
     /// Ejects, unless nobody else would be left or too many are out already; one may always go.
-    fn eject(&self, endpoint: &Arc<Endpoint>, now: Instant) {
+    fn eject(&self, endpoint: &Arc<Endpoint>, now: Instant) -> bool {
         let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
         let members = self.members.load();
         let out = members.iter().filter(|m| m.ejection.is_out()).count();
@@ -375,10 +386,12 @@ impl Pool {
         let someone_is_left = members
             .iter()
             .any(|m| !Arc::ptr_eq(m, endpoint) && m.health.is_up() && !m.ejection.is_out());
-        if someone_is_left && out < out_max {
+        let may_go = someone_is_left && out < out_max;
+        if may_go {
             let when = (endpoint.at(now), fastrand::f64());
             endpoint.ejection.eject(&self.settings.ejection, when);
         }
+        may_go
     }
 }
 
@@ -408,9 +421,9 @@ impl Lease {
         &self.pool
     }
 
-    /// How the attempt went, as soon as that is known. A lease dropped without it (the caller
-    /// left) says nothing of its endpoint.
-    pub fn report(&mut self, outcome: Outcome, now: Instant) {
+    /// How the attempt went, as soon as that is known; true if that took the endpoint out. A lease
+    /// dropped without it (the caller left) says nothing of its endpoint.
+    pub fn report(&mut self, outcome: Outcome, now: Instant) -> bool {
         let Self { pool, endpoint, .. } = self;
         if outcome != Outcome::Success {
             endpoint.failures.fetch_add(1, Relaxed);
@@ -420,11 +433,12 @@ impl Lease {
         let when = (at, fastrand::f64());
         let trial = self.trial.take();
         match endpoint.ejection.report(outcome, trial, settings, when) {
-            Verdict::Keep => {}
+            Verdict::Keep => false,
             Verdict::Eject => pool.eject(endpoint, now),
             Verdict::Returned => {
                 endpoint.slow_start.begin(at);
                 pool.serve_waiters(now);
+                false
             }
         }
     }

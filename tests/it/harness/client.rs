@@ -285,33 +285,45 @@ impl Client {
         if small {
             bytes.extend_from_slice(body);
         }
-        in_time("send a request", async {
+        // A refusal may come before the body is sent: then the answer is what counts.
+        let _ = in_time("send a request", async {
             self.wire.send(&bytes).await?;
             if !small && large {
                 self.wire.send(body).await?;
             }
             Ok::<_, std::io::Error>(())
         })
-        .await?;
+        .await;
         self.read_answer(method == "HEAD").await
     }
 
     /// POST in chunks of this size.
     pub async fn post_chunked(&mut self, target: &str, body: &[u8], size: usize) -> Answer {
+        let answer = self.try_post_chunked(target, body, size).await;
+        answer.expect("an answer")
+    }
+
+    pub async fn try_post_chunked(
+        &mut self,
+        target: &str,
+        body: &[u8],
+        size: usize,
+    ) -> std::io::Result<Answer> {
         let head = self.head("POST", target, &[("transfer-encoding", "chunked")]);
         self.count(1);
-        in_time("send chunks", async {
-            self.wire.send(head.as_bytes()).await.unwrap();
+        // A refusal may come before the body is sent: then the answer is what counts.
+        let _ = in_time("send chunks", async {
+            self.wire.send(head.as_bytes()).await?;
             for chunk in body.chunks(size) {
                 let mut bytes = format!("{:x}\r\n", chunk.len()).into_bytes();
                 bytes.extend_from_slice(chunk);
                 bytes.extend_from_slice(b"\r\n");
-                self.wire.send(&bytes).await.unwrap();
+                self.wire.send(&bytes).await?;
             }
-            self.wire.send(b"0\r\n\r\n").await.unwrap();
+            self.wire.send(b"0\r\n\r\n").await
         })
         .await;
-        self.answer().await
+        self.read_answer(false).await
     }
 
     fn head(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> String {

@@ -5,7 +5,7 @@ use super::gateway::Gateway;
 use super::in_time;
 use super::wire::Io;
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use std::fmt::Write as _;
@@ -107,6 +107,23 @@ impl ClientH2 {
         answer.expect("an answer")
     }
 
+    /// A POST whose body is sent in exactly these frames, the last of which ends the stream.
+    pub async fn post_frames(&self, path: &str, frames: &[&str]) -> Answer {
+        let request = self.head("POST", path, &[]);
+        self.sent.fetch_add(1, SeqCst);
+        in_time("an answer over h2", async {
+            let mut sender = self.sender.clone().ready().await.unwrap();
+            let (response, mut stream) = sender.send_request(request, false).unwrap();
+            for (nth, frame) in frames.iter().enumerate() {
+                let last = nth + 1 == frames.len();
+                let frame = Bytes::copy_from_slice(frame.as_bytes());
+                stream.send_data(frame, last).unwrap();
+            }
+            read_answer(response).await.unwrap()
+        })
+        .await
+    }
+
     fn head(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Request<()> {
         let mut request = Request::builder()
             .method(method)
@@ -135,29 +152,33 @@ impl ClientH2 {
     ) -> Result<Answer, h2::Error> {
         let mut sender = self.sender.clone().ready().await?;
         let has_body = !body.is_empty() || request.method() == "POST";
-        let (mut response, mut stream) =
+        let (response, mut stream) =
             sender.send_request(request, !has_body && trailers.is_none())?;
         if has_body || trailers.is_some() {
             // A refusal may come before the body is sent: then the answer is what counts.
             let _ = send_body(&mut stream, body, trailers).await;
         }
-        let mut informational = Vec::new();
-        while let Some(early) = poll_fn(|cx| response.poll_informational(cx)).await {
-            informational.push(head_of(early?.status().as_u16(), &HeaderMap::new()));
-        }
-        let response = response.await?;
-        let head = head_of(response.status().as_u16(), response.headers());
-        let mut answer = Answer {
-            status: response.status().as_u16(),
-            head,
-            body: Vec::new(),
-            complete: true,
-            informational,
-            trailers: Vec::new(),
-        };
-        receive_body(response.into_body(), &mut answer).await;
-        Ok(answer)
+        read_answer(response).await
     }
+}
+
+async fn read_answer(mut response: ResponseFuture) -> Result<Answer, h2::Error> {
+    let mut informational = Vec::new();
+    while let Some(early) = poll_fn(|cx| response.poll_informational(cx)).await {
+        informational.push(head_of(early?.status().as_u16(), &HeaderMap::new()));
+    }
+    let response = response.await?;
+    let head = head_of(response.status().as_u16(), response.headers());
+    let mut answer = Answer {
+        status: response.status().as_u16(),
+        head,
+        body: Vec::new(),
+        complete: true,
+        informational,
+        trailers: Vec::new(),
+    };
+    receive_body(response.into_body(), &mut answer).await;
+    Ok(answer)
 }
 
 async fn receive_body(mut stream: RecvStream, answer: &mut Answer) {

@@ -29,6 +29,8 @@ pub struct ReplyH2 {
     pub headers: Vec<(&'static str, String)>,
     pub body: Bytes,
     pub trailers: Vec<(&'static str, &'static str)>,
+    /// Put an empty DATA frame before and after each byte of the body.
+    pub with_empty_frames: bool,
     /// Instead of an answer.
     pub reset: Option<Reason>,
     /// After the body, instead of its end.
@@ -232,6 +234,17 @@ async fn stream(
         // The body has to leave first: a reset overtakes what still waits in the queue.
         tokio::time::sleep(Duration::from_millis(100)).await;
         stream.send_reset(reason);
+        return Some(reply.goaway);
+    }
+    if reply.with_empty_frames {
+        stream.send_data(Bytes::new(), false).ok()?;
+        for byte in &reply.body {
+            stream
+                .send_data(Bytes::copy_from_slice(&[*byte]), false)
+                .ok()?;
+            stream.send_data(Bytes::new(), false).ok()?;
+        }
+        stream.send_data(Bytes::new(), true).ok()?;
         return Some(reply.goaway);
     }
     let trailers = (!reply.trailers.is_empty()).then(|| map_of(&reply.trailers));
