@@ -39,8 +39,12 @@ pub fn arrive(session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
         )
     })?;
     let downstream = session.as_downstream_mut();
+    // RFC 9112 section 9.3.2: a request that comes while the one before is answered waits its turn.
+    downstream.set_pipelining_enabled(true);
     // Off already means that this answer is to be the last on its connection.
-    if downstream.get_keepalive().is_some() {
+    if arrival.listener.gone {
+        downstream.set_keepalive(None);
+    } else if downstream.get_keepalive().is_some() {
         downstream.set_keepalive(Some(arrival.listener.keepalive.as_secs().max(1)));
     }
     ctx.arrival = Some(arrival);
@@ -50,7 +54,10 @@ pub fn arrive(session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
 fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
     let digest = session.digest()?;
     let facts = facts_of(digest)?;
-    let listener = Arc::clone(ctx.snapshot.listeners.get(&*facts.listener)?);
+    let listener = match ctx.snapshot.listeners.get(&*facts.listener) {
+        Some(listener) => Arc::clone(listener),
+        None => Arc::new(ListenerRules::gone(&facts.listener, &ctx.reporter.metrics)),
+    };
     let head: &Parts = session.req_header();
     let client = forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls);
     let trace = Trace::begin(&head.headers, client.trusted);
@@ -77,6 +84,10 @@ fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
 
 /// Route, then limits, then a place at an endpoint: nothing is taken for a request that will be refused.
 pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next, Reject> {
+    if listener(ctx).is_some_and(|listener| listener.gone) {
+        // Its rules are gone with it: what it refused or redirected must not be let through now.
+        return Err(RejectKind::Draining.because("the listener was removed by a reload"));
+    }
     if let Some(port) = listener(ctx).and_then(|listener| listener.redirect_to_https) {
         return to_https(session.req_header(), port);
     }
@@ -116,7 +127,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         admission.large_body = large_body;
         admission.tunnel = tunnel;
     }
-    limit_caller(session, ctx, &route);
+    limit_caller(session, ctx);
     dispatch::reserve(ctx).await?;
     Ok(Next::Forward)
 }
@@ -181,6 +192,15 @@ fn head(status: u16, length: usize) -> Result<ResponseHeader> {
 /// A body that says it is too large is refused unread; one that does not say is counted as it comes.
 fn limit_body(parts: &Parts, route: &Route) -> Result<(), Reject> {
     let max = route.settings.body_max.0;
+    let lengths = parts.headers.get_all(header::CONTENT_LENGTH).into_iter();
+    let is_list = |value: &HeaderValue| value.as_bytes().contains(&b',');
+    if lengths
+        .enumerate()
+        .any(|(nth, value)| nth > 0 || is_list(value))
+    {
+        // RFC 9112 section 6.3: to be mended or refused; the endpoint might read it otherwise than we.
+        return Err(RejectKind::BadRequest.because("Content-Length was given more than once"));
+    }
     match content_length(&parts.headers) {
         Some(length) if length > max => {
             Err(RejectKind::BodyTooLarge.because(format_args!("{length} bytes, {max} allowed")))
@@ -238,7 +258,8 @@ fn open_tunnel(
         .map_err(|reason| refuse(RejectKind::TooManyWebSockets, reason))
 }
 
-/// RFC 6455 section 4.1: `Connection: Upgrade` and `Upgrade: websocket`, by HTTP/1.1 only.
+/// RFC 6455 section 4.1: `GET`, `Connection: Upgrade` and `Upgrade: websocket`, by HTTP/1.1 only, and
+/// without a body. Whatever else asks for an upgrade is an ordinary request, with ordinary limits.
 fn asks_for_websocket(parts: &Parts) -> bool {
     let names = |name, token: &str| {
         let values = parts.headers.get_all(name).into_iter();
@@ -247,10 +268,16 @@ fn asks_for_websocket(parts: &Parts) -> bool {
             .flat_map(|text| text.split(','))
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     };
+    let has_body = || {
+        parts.headers.contains_key(header::TRANSFER_ENCODING)
+            || content_length(&parts.headers).is_some_and(|length| length > 0)
+    };
     parts.version == http::Version::HTTP_11
+        && parts.method == http::Method::GET
         && parts.headers.contains_key(header::UPGRADE)
         && names(header::UPGRADE, "websocket")
         && names(header::CONNECTION, "upgrade")
+        && !has_body()
 }
 
 /// Browsers always send `Origin`; a caller without one is no browser, and cannot be tricked by a page.
@@ -304,7 +331,10 @@ fn cookies(parts: &Parts) -> impl Iterator<Item = &[u8]> {
 }
 
 /// How long the caller may take over its body, and over reading the answer.
-fn limit_caller(session: &mut Session, ctx: &RequestContext, route: &Route) {
+pub fn limit_caller(session: &mut Session, ctx: &RequestContext) {
+    let Some(route) = ctx.route() else {
+        return;
+    };
     let idle = route.settings.timeouts.idle.0;
     let downstream = session.as_downstream_mut();
     if ctx.is_tunnel() {

@@ -113,6 +113,8 @@ pub struct Attempt {
     pub status: Option<u16>,
     pub failure: Option<Failure>,
     pub took: Duration,
+    /// Whether the request has been sent whole.
+    pub sent: bool,
     /// The silence limit of its connection, and this attempt's number there.
     pub silence: Option<(Arc<Silence>, u64)>,
     /// Whether that limit had passed, remembered when the connection was given back.
@@ -129,6 +131,7 @@ impl Attempt {
             status: None,
             failure: None,
             took: Duration::ZERO,
+            sent: false,
             silence: None,
             silenced: false,
         }

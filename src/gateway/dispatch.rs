@@ -21,6 +21,10 @@ use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// While the request is being sent, a silence may be the caller's. The limit on the caller is `idle`
+/// as well; the endpoint gets this much more, so that it is not blamed for the caller's.
+const CALLER_FIRST: Duration = Duration::from_secs(1);
+
 /// draft-ietf-httpapi-idempotency-key-header: the caller says that a repeat does no harm.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -150,11 +154,9 @@ fn peer(
     peer.map_err(|error| RejectKind::Internal.because(error))
 }
 
-/// A connection stands, new or kept: from here on the endpoint has `first_byte` to answer.
+/// A connection stands, new or kept: what it is sent it must take, and answer when it has all.
 pub fn connected(ctx: &mut RequestContext, reused: bool, digest: Option<&Digest>) {
-    let limit = ctx
-        .route()
-        .map(|route| route.settings.timeouts.first_byte.0);
+    let limit = ctx.route().map(|route| route.settings.timeouts.idle.0);
     let deadline = ctx.deadline();
     let Some(attempt) = ctx.attempts.last_mut() else {
         return;
@@ -163,6 +165,21 @@ pub fn connected(ctx: &mut RequestContext, reused: bool, digest: Option<&Digest>
     let silence = digest.and_then(silence_of);
     if let (Some(silence), Some(limit)) = (silence, limit) {
         attempt.silence = Some((Arc::clone(silence), silence.begin()));
+        silence.limit(limit + CALLER_FIRST, deadline);
+    }
+}
+
+/// The request has been sent whole: from here on the endpoint has `first_byte` to answer.
+pub fn sent(ctx: &mut RequestContext) {
+    let limit = ctx
+        .route()
+        .map(|route| route.settings.timeouts.first_byte.0);
+    let deadline = ctx.deadline();
+    let Some(attempt) = ctx.attempts.last_mut() else {
+        return;
+    };
+    attempt.sent = true;
+    if let (Some((silence, _)), Some(limit), None) = (&attempt.silence, limit, attempt.status) {
         silence.limit(limit, deadline);
     }
 }
@@ -174,6 +191,9 @@ pub fn failed(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
+    if caller_stalled(session, ctx) {
+        ctx.reject = Some(RejectKind::BodyTimedOut.because("the caller stopped sending"));
+    }
     let ours =
         ctx.refusing || *error.esource() != pingora::ErrorSource::Upstream || ctx.reject.is_some();
     let begun = refuse::answer_begun(session);
@@ -203,6 +223,12 @@ pub fn failed(
     ctx.release_attempt();
     error.set_retry(again || last_word);
     error
+}
+
+/// Pingora puts no limit on a caller's silence on HTTP/2: there the endpoint's limit has to serve.
+fn caller_stalled(session: &Session, ctx: &RequestContext) -> bool {
+    let sending = ctx.attempts.last().is_some_and(|attempt| !attempt.sent);
+    sending && session.is_http2() && ctx.was_silenced() && !ctx.is_over_total()
 }
 
 /// Whether this status is one that another endpoint may mend.

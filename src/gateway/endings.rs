@@ -8,7 +8,8 @@ use pingora::{Error, ErrorSource, ErrorType};
 /// How the request ended, and what the caller is told if it can still be told.
 pub fn classify(error: &Error, ctx: &RequestContext, answer_begun: bool) -> (Ending, RejectKind) {
     if let Some(reject) = &ctx.reject {
-        return (of_reject(reject.kind), reject.kind);
+        let ending = ctx.ending.unwrap_or(of_reject(reject.kind));
+        return (ending, reject.kind);
     }
     match error.esource() {
         ErrorSource::Upstream => of_upstream(error, ctx, answer_begun),

@@ -51,7 +51,7 @@ pub(super) fn report(ctx: &mut RequestContext) {
     let Some(arrival) = &ctx.arrival else {
         return;
     };
-    let ending = ctx.ending.unwrap_or(Ending::CutByDrain);
+    let ending = ctx.ending.unwrap_or_else(ending_of_cut);
     let status = if ctx.status == 0 && ending.client_is_gone() {
         CLIENT_LEFT
     } else {
@@ -60,6 +60,15 @@ pub(super) fn report(ctx: &mut RequestContext) {
     let took = ctx.started.elapsed();
     count(ctx, arrival, ending, (status, took));
     log(ctx, arrival, ending, (status, took));
+}
+
+/// Nobody was left to say how it ended: the task broke, or was stopped.
+fn ending_of_cut() -> Ending {
+    if std::thread::panicking() {
+        Ending::Internal
+    } else {
+        Ending::CutByDrain
+    }
 }
 
 /// The attempt that was under way is over, and its place at the endpoint free.
@@ -133,7 +142,11 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
         bytes_out: ctx.traffic.bytes_out,
         user_agent: arrival.user_agent.as_ref().map(HeaderValue::as_bytes),
         ending,
-        code: ctx.reject.as_ref().map(|reject| reject.kind.code()),
+        code: ctx
+            .reject
+            .as_ref()
+            .filter(|_| !ending.client_is_gone())
+            .map(|reject| reject.kind.code()),
         websocket: ctx.is_tunnel(),
     });
 }

@@ -1,7 +1,7 @@
 //! What leaves for the endpoint: head and body of the request. Runs again on every retry.
 
 use super::context::RequestContext;
-use super::{headers, refuse};
+use super::{dispatch, headers, refuse};
 use crate::base::reject::RejectKind;
 use crate::stage::listen::{forwarded, trace};
 use bytes::Bytes;
@@ -31,6 +31,10 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
         })?;
         head.set_uri(uri);
     }
+    if admission.tunnel.is_none() {
+        // Only what was admitted as a tunnel may become one.
+        head.remove_header(&header::UPGRADE);
+    }
     if let Some(host) = &route.host_header {
         head.insert_header(header::HOST, host)?;
     }
@@ -51,7 +55,15 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
 }
 
 /// Counts the body, and stops it where the route's limit is passed.
-pub fn body(session: &Session, body: &mut Option<Bytes>, ctx: &mut RequestContext) -> Result<()> {
+pub fn body(
+    session: &Session,
+    body: &mut Option<Bytes>,
+    is_last: bool,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    if is_last {
+        dispatch::sent(ctx);
+    }
     // Pingora would write an empty piece as the chunk of length zero that ends a body.
     if body.as_ref().is_some_and(Bytes::is_empty) {
         *body = None;

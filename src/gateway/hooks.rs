@@ -90,10 +90,10 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
+        is_last: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        forward::body(session, body, ctx)
+        forward::body(session, body, is_last, ctx)
     }
 
     async fn upstream_response_filter(

@@ -27,10 +27,16 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext, reject: Reject
 /// Pingora's last word on a request that failed: says it to the caller, if that is still possible.
 pub async fn failed(session: &mut Session, error: &Error, ctx: &mut RequestContext) -> FailToProxy {
     let begun = answer_begun(session);
-    let (ending, kind) = endings::classify(error, ctx, begun);
-    let reject = ctx.reject.take().unwrap_or_else(|| kind.because(error));
+    let (ending, reject) = ctx.failed.take().unwrap_or_else(|| {
+        let (ending, kind) = endings::classify(error, ctx, begun);
+        let reject = ctx.reject.take().unwrap_or_else(|| kind.because(error));
+        (ending, reject)
+    });
     ctx.end(ending);
     let can_tell = !begun && !ending.client_is_gone();
+    // Pingora keeps no connection of HTTP/1.1 after a failed attempt, so let the answer say so: a
+    // caller that trusted a `keep-alive` would lose its next request.
+    session.set_keepalive(None);
     if can_tell && write(session, ctx, &reject).await.is_err() {
         tracing::debug!("the caller left before it could be told");
     }

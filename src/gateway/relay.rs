@@ -1,7 +1,7 @@
 //! What comes back: the endpoint's head and body on their way to the caller.
 
 use super::context::{RequestContext, Sticky};
-use super::{dispatch, headers};
+use super::{admit, dispatch, headers};
 use crate::stage::upstream::ejection::Outcome;
 use bytes::Bytes;
 use http::StatusCode;
@@ -49,7 +49,34 @@ pub fn upstream_head(
         error.set_retry(true);
         return Err(error);
     }
+    settle_upgrade(session, head.status, ctx)?;
     limit_silence_of_body(ctx);
+    Ok(())
+}
+
+/// A tunnel stands with its 101. With any other status the answer is an ordinary one, and so are
+/// its limits; and nobody gets a 101 who was not admitted to a tunnel.
+fn settle_upgrade(
+    session: &mut Session,
+    status: StatusCode,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    match (ctx.is_tunnel(), status == StatusCode::SWITCHING_PROTOCOLS) {
+        (true, true) | (false, false) => {}
+        (true, false) => {
+            if let Some(admission) = &mut ctx.admission {
+                admission.tunnel = None;
+            }
+            admit::limit_caller(session, ctx);
+        }
+        (false, true) => {
+            return Error::e_explain(
+                ErrorType::InvalidHTTPHeader,
+                "the endpoint switched protocols unasked",
+            )
+            .map_err(|error: Box<Error>| error.into_up());
+        }
+    }
     Ok(())
 }
 

@@ -17,7 +17,13 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How often and how soon a taken address is asked for again.
+const BIND_RETRIES: usize = 20;
+const BIND_REST: Duration = Duration::from_millis(10);
 
 /// One worker's proxy, with its own kept connections to endpoints.
 pub struct Worker {
@@ -137,7 +143,7 @@ impl Listeners {
     fn socket(&self, address: SocketAddr) -> io::Result<TcpListener> {
         match self.open.get(&address) {
             Some(open) => open.listener.share_socket(),
-            None => accept::bind(address),
+            None => bind_patiently(address),
         }
     }
 
@@ -202,7 +208,19 @@ impl Open {
     fn close(self) {
         // No receiver left means that no worker accepts here any more.
         let _ = self.stop.send(true);
+        self.listener.close();
     }
+}
+
+/// A listener that a reload has just removed holds its address for some milliseconds more.
+fn bind_patiently(address: SocketAddr) -> io::Result<TcpListener> {
+    for _ in 0..BIND_RETRIES {
+        match accept::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => thread::sleep(BIND_REST),
+            bound => return bound,
+        }
+    }
+    accept::bind(address)
 }
 
 fn load_all(settings: &Settings) -> Result<Option<Arc<Certificates>>, String> {

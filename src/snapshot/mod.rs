@@ -17,7 +17,7 @@ pub use upstream::{Measures, Probed, Upstream, unix_now};
 
 use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::Config;
-use crate::observe::metrics::ListenerMetrics;
+use crate::observe::metrics::{ListenerMetrics, Metrics};
 use crate::stage::listen::forwarded::TrustedProxies;
 use crate::stage::listen::settings::{HstsSettings, Settings as ListenerSettings};
 use crate::stage::route::table::Table;
@@ -43,6 +43,8 @@ pub struct ListenerRules {
     pub keepalive: Duration,
     pub redirect_to_https: Option<u16>,
     pub hsts: Option<HeaderValue>,
+    /// Whether it is in the configuration no more, and only its last connections are left.
+    pub gone: bool,
 }
 
 impl Snapshot {
@@ -71,6 +73,18 @@ impl Snapshot {
 }
 
 impl ListenerRules {
+    /// For a connection that has outlived its listener.
+    pub fn gone(name: &str, metrics: &Arc<Metrics>) -> Self {
+        Self {
+            name: name.to_owned(),
+            metrics: metrics.listener(name),
+            keepalive: Duration::ZERO,
+            redirect_to_https: None,
+            hsts: None,
+            gone: true,
+        }
+    }
+
     fn new(name: &str, settings: &ListenerSettings, state: &State) -> Self {
         let hsts = settings.tls.as_ref().and_then(|tls| tls.hsts.as_ref());
         Self {
@@ -79,6 +93,7 @@ impl ListenerRules {
             keepalive: settings.keepalive.0.0,
             redirect_to_https: settings.redirect_to_https,
             hsts: hsts.map(hsts_value),
+            gone: false,
         }
     }
 }

@@ -10,7 +10,7 @@ use pingora::protocols::Stream;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -33,7 +33,8 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub struct Listener {
     pub name: Arc<str>,
     pub address: SocketAddr,
-    socket: std::net::TcpListener,
+    /// None once closed: connections outlive their listener, and must not keep it open.
+    socket: Mutex<Option<std::net::TcpListener>>,
     /// The certificates in force; none on a plain listener.
     pub tls: Option<Arc<TlsSlot>>,
     /// On a plain listener: take HTTP/2 from callers that begin with its preface.
@@ -77,7 +78,7 @@ impl Listener {
         Ok(Self {
             name,
             address: socket.local_addr()?,
-            socket,
+            socket: Mutex::new(Some(socket)),
             tls: None,
             h2c: false,
             proxy_protocol: false,
@@ -95,7 +96,17 @@ impl Listener {
 
     /// The same socket for another listener at this address.
     pub fn share_socket(&self) -> io::Result<std::net::TcpListener> {
-        self.socket.try_clone()
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*socket {
+            Some(socket) => socket.try_clone(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Lets go of the socket; the loops of [`run`](Self::run) hold their own until they are told to stop.
+    pub fn close(&self) {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        *socket = None;
     }
 
     /// Accepts until told to stop. Each worker runs its own loop over the one socket:
@@ -105,7 +116,11 @@ impl Listener {
         greeter: Arc<G>,
         mut stop: watch::Receiver<bool>,
     ) -> io::Result<()> {
-        let socket = TcpListener::from_std(self.socket.try_clone()?)?;
+        let socket = match self.share_socket() {
+            // Closed before this loop began.
+            Err(_) if *stop.borrow() => return Ok(()),
+            shared => TcpListener::from_std(shared?)?,
+        };
         loop {
             let accepted = tokio::select! {
                 biased;

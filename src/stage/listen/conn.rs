@@ -121,7 +121,15 @@ impl AsyncRead for Connection {
             }
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.socket).poll_read(cx, buf)
+        let read = Pin::new(&mut this.socket).poll_read(cx, buf);
+        if read.is_pending() && !this.gathered.is_empty() {
+            // Nothing more is at hand in either direction: what was gathered goes out now. Else a
+            // slow answer would be held back until it is whole, and lost when it breaks off.
+            if let Poll::Ready(Err(error)) = this.poll_send_gathered(cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
+        read
     }
 }
 

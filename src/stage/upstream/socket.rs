@@ -65,7 +65,8 @@ impl Silence {
     /// From now on at most `limit` without a byte in either direction, and nothing at all after `until`.
     pub fn limit(&self, limit: Duration, until: Option<Instant>) {
         self.heard();
-        let until = until.map_or(NEVER, |until| self.since_origin(until));
+        // Rounded up: whoever learns that the time has passed must find that it has.
+        let until = until.map_or(NEVER, |until| self.since_origin(until) + 1);
         self.until.store(until, SeqCst);
         self.limit.store(millis(limit).max(1), SeqCst);
         // Later than the watcher's next look: it will find out by itself.
