@@ -53,7 +53,7 @@ endings! {
     NoRoute, "no_route", Client;
     /// The request was malformed.
     BadRequest, "bad_request", Client;
-    /// The caller was too slow in sending its body.
+    /// The caller was too slow in sending its body or in taking the answer.
     ClientTimedOut, "client_timed_out", Client;
     /// No endpoint of the pool could be tried.
     NoHealthyEndpoint, "no_healthy_endpoint", Upstream;

@@ -39,8 +39,6 @@ pub fn arrive(session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
         )
     })?;
     let downstream = session.as_downstream_mut();
-    // RFC 9112 section 9.3.2: a request that comes while the one before is answered waits its turn.
-    downstream.set_pipelining_enabled(true);
     // Off already means that this answer is to be the last on its connection.
     if arrival.listener.gone {
         downstream.set_keepalive(None);

@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 /// as well; the endpoint gets this much more, so that it is not blamed for the caller's.
 const CALLER_FIRST: Duration = Duration::from_secs(1);
 
+/// Longer than any round trip to an endpoint.
+const STALE_FOUND_WITHIN: Duration = Duration::from_millis(500);
+
 /// draft-ietf-httpapi-idempotency-key-header: the caller says that a repeat does no harm.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -291,12 +294,18 @@ fn failure_of(error: &Error, ctx: &RequestContext, begun: bool, reused: bool) ->
             Failure::Malformed
         }
         ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
-            if reused && silent(error) =>
+            if reused && silent(error) && found_soon(ctx) =>
         {
             Failure::ReusedClosedSilent
         }
         _ => Failure::Reset,
     }
+}
+
+/// A closed connection shows within one round trip. What breaks later was at work on the request.
+fn found_soon(ctx: &RequestContext) -> bool {
+    let attempt = ctx.attempts.last();
+    attempt.is_some_and(|attempt| attempt.started.elapsed() < STALE_FOUND_WITHIN)
 }
 
 /// Pingora marks `REFUSED_STREAM` and `GOAWAY(NO_ERROR)`: the protocol says that nothing was processed.

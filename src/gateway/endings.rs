@@ -74,10 +74,12 @@ fn of_time_out(error: &Error, ctx: &RequestContext, begun: bool) -> (Ending, Rej
 
 fn of_client(error: &Error, ctx: &RequestContext) -> (Ending, RejectKind) {
     match error.etype() {
-        ErrorType::ReadTimedout if ctx.is_tunnel() => {
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout if ctx.is_tunnel() => {
             (Ending::TunnelIdle, RejectKind::IdleTimedOut)
         }
-        ErrorType::ReadTimedout => (Ending::ClientTimedOut, RejectKind::BodyTimedOut),
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
+            (Ending::ClientTimedOut, RejectKind::BodyTimedOut)
+        }
         ErrorType::InvalidHTTPHeader | ErrorType::HTTPStatus(_) => {
             (Ending::BadRequest, RejectKind::BadRequest)
         }

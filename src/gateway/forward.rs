@@ -64,8 +64,9 @@ pub fn body(
     if is_last {
         dispatch::sent(ctx);
     }
-    // Pingora would write an empty piece as the chunk of length zero that ends a body.
-    if body.as_ref().is_some_and(Bytes::is_empty) {
+    // Pingora would write an empty last piece as a chunk of length zero, and then the end of the body
+    // as another one: the endpoint would take that for the beginning of the next request.
+    if is_last && body.as_ref().is_some_and(Bytes::is_empty) {
         *body = None;
     }
     let Some(chunk) = body else {

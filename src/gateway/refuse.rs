@@ -68,10 +68,9 @@ async fn write(session: &mut Session, ctx: &mut RequestContext, reject: &Reject)
 
 fn body_of(ctx: &RequestContext, reject: &Reject) -> String {
     let (_, code, message) = reject.kind.describe();
-    format!(
-        "{{\"code\":\"{code}\",\"message\":\"{message}\",\"request_id\":\"{}\"}}\n",
-        ctx.request_id().to_str().unwrap_or_default()
-    )
+    // A trusted peer may have chosen it, quotation marks and all.
+    let request_id = serde_json::Value::from(ctx.request_id().to_str().unwrap_or_default());
+    format!("{{\"code\":\"{code}\",\"message\":\"{message}\",\"request_id\":{request_id}}}\n")
 }
 
 fn headers_of(reject: &Reject, body: &str) -> Vec<(&'static str, String)> {

@@ -213,6 +213,10 @@ impl Open {
 }
 
 /// A listener that a reload has just removed holds its address for some milliseconds more.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "rare, short, and on the thread beside the traffic"
+)]
 fn bind_patiently(address: SocketAddr) -> io::Result<TcpListener> {
     for _ in 0..BIND_RETRIES {
         match accept::bind(address) {

@@ -134,6 +134,7 @@ async fn a_refused_connection_ejects_and_one_request_tries_again_later() {
     }
     assert_eq!(gateway.endpoint("app", &a).await["ejected"], true);
     assert!(gateway.metric("onemind_endpoint_ejections_total").await >= 1.0);
+    gateway.settled().await;
     let line = gateway.access_log().last().cloned().unwrap();
     assert_eq!(
         line["retries"], 0,

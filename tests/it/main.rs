@@ -20,6 +20,7 @@ mod exchange;
 mod failover;
 mod forwarded;
 mod health;
+mod hostile;
 mod listen;
 mod observe;
 mod reload;
