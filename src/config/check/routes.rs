@@ -286,9 +286,9 @@ fn template_names(
     for name in used {
         if !names.contains(name) && name != "host" {
             let what = format!("`{{{name}}}` is not in every path of the route");
-            let known = names.iter().map(|name| format!("`{{{name}}}`"));
-            let known: Vec<_> = known.collect();
-            let fix = if known.is_empty() {
+            let known = names.iter().map(String::as_str).chain(["host"]);
+            let known: Vec<_> = known.map(|name| format!("`{{{name}}}`")).collect();
+            let fix = if names.is_empty() {
                 "name a segment in the path, such as `/users/{id}`, or end it with `/*`".to_owned()
             } else {
                 format!("in every path: {}", known.join(", "))
