@@ -461,9 +461,12 @@ async fn health_checks() {
 async fn ejection_and_slow_start() {
     let ill = Arc::new(AtomicBool::new(true));
     let is_ill = Arc::clone(&ill);
-    let a = Upstream::replying(move |_| match is_ill.load(SeqCst) {
-        true => Reply::status(500, "a fails"),
-        false => Reply::ok("a"),
+    let a = Upstream::replying(move |_| {
+        if is_ill.load(SeqCst) {
+            Reply::status(500, "a fails")
+        } else {
+            Reply::ok("a")
+        }
     })
     .await;
     let b = Upstream::named("b").await;
