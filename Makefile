@@ -1,4 +1,4 @@
-# The door for people: each target installs what it misses.
+# The door for people: each target installs what it misses, and says so.
 #   make demo   the gateway in front of three example backends
 #   make test   everything CI runs that is not style
 #   make run    the gateway with conf/gateway.yaml (CONFIG=… for another)
@@ -10,7 +10,7 @@ CARGO  ?= cargo
 CONFIG ?= conf/gateway.yaml
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench image build-needs test-needs bench-needs check-needs
+.PHONY: demo run test check bench image build-needs bench-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -19,7 +19,7 @@ demo: build-needs
 run: build-needs
 	$(CARGO) run --locked --release --bin onemind -- run -c $(CONFIG)
 
-test: build-needs test-needs
+test: build-needs
 	.ci/test
 
 check: build-needs check-needs
@@ -32,11 +32,10 @@ bench: build-needs bench-needs
 image:
 	docker build -t onemind-gateway .
 
-# Debian packages, with or without sudo. Pingora's compression libraries are built by cmake.
+# Pingora's compression libraries are built by cmake. `build-essential` brings the headers that `gcc` alone does not.
 build-needs:
-	@.ci/install cmake cc:gcc make
-test-needs:
-	@.ci/install curl
+	@command -v $(CARGO) >/dev/null || { echo "no $(CARGO): install Rust from https://rustup.rs, then try again" >&2; exit 1; }
+	@.ci/install cmake cc:build-essential
 bench-needs:
 	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux
 check-needs:

@@ -36,7 +36,13 @@ pub enum Command {
 #[derive(Args)]
 pub struct File {
     /// The configuration
-    #[arg(short, long, value_name = "FILE", default_value = "conf/gateway.yaml")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "ONEMIND_CONFIG",
+        default_value = "conf/gateway.yaml"
+    )]
     config: PathBuf,
 }
 

@@ -32,6 +32,7 @@ pub struct ServerSettings {
     pub threads: Option<usize>,
     /// Networks of proxies before us, whose `X-Forwarded-*`, `Forwarded`, `X-Request-Id`,
     /// `traceparent` and PROXY headers are believed.
+    #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
     /// One JSON line for each request: `stdout` (default), `off`, or the path of a file.
     pub access_log: String,

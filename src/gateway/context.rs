@@ -117,6 +117,8 @@ pub struct Attempt {
     pub sent: bool,
     /// The silence limit of its connection, and this attempt's number there.
     pub silence: Option<(Arc<Silence>, u64)>,
+    /// Whether that limit had passed, remembered when the connection was given back.
+    silenced: bool,
 }
 
 impl Attempt {
@@ -131,6 +133,7 @@ impl Attempt {
             took: Duration::ZERO,
             sent: false,
             silence: None,
+            silenced: false,
         }
     }
 
@@ -147,6 +150,7 @@ impl Attempt {
     /// The connection is given back: its time limits were this attempt's.
     fn release(&mut self) {
         if let Some((silence, turn)) = self.silence.take() {
+            self.silenced = silence.was_broken(turn);
             silence.lift(turn);
         }
     }
@@ -216,8 +220,10 @@ impl RequestContext {
 
     /// Whether the endpoint was silent for too long, so that its connection was shut.
     pub fn was_silenced(&self) -> bool {
-        self.watched()
-            .is_some_and(|(silence, turn)| silence.was_broken(*turn))
+        self.attempts.last().is_some_and(|attempt| {
+            let held = attempt.silence.as_ref();
+            attempt.silenced || held.is_some_and(|(silence, turn)| silence.was_broken(*turn))
+        })
     }
 
     fn watched(&self) -> Option<&(Arc<Silence>, u64)> {

@@ -8,6 +8,8 @@ use crate::stage::route::table::Table;
 use crate::stage::upstream::settings::Settings as PoolSettings;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header};
+use serde::Serialize;
+use serde_json::Value;
 use std::fmt::Write;
 
 /// The explanation as text, or what is wrong with the question.
@@ -174,9 +176,9 @@ fn explain_pool(text: &mut String, pool: &PoolSettings) {
         .map(|endpoint| endpoint.address.as_str())
         .collect();
     line(text, "endpoints", endpoints.join(", "));
-    line(text, "balance", format_args!("{:?}", pool.balance));
+    line(text, "balance", as_written(&pool.balance));
     if let Some(sticky) = &pool.sticky {
-        let how = format_args!("{:?} requests, by cookie {}", sticky.on, sticky.cookie);
+        let how = format_args!("{}, by cookie {}", as_written(&sticky.on), sticky.cookie);
         line(text, "sticky", how);
     }
     let (retry, capacity) = (&pool.retry, &pool.capacity);
@@ -196,4 +198,30 @@ fn explain_pool(text: &mut String, pool: &PoolSettings) {
             capacity.max_in_flight, capacity.queue_max, capacity.queue_timeout
         ),
     );
+}
+
+/// In the words of the configuration: `round_robin`, `{"hash":"user"}`.
+fn as_written(setting: &impl Serialize) -> String {
+    match serde_json::to_value(setting) {
+        Ok(Value::String(word)) => word,
+        Ok(section) => section.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::upstream::settings::{BalanceSettings, HashKey, StickyOn};
+
+    #[test]
+    fn settings_are_told_in_their_own_words() {
+        for (balance, told) in [
+            (BalanceSettings::RoundRobin, "round_robin"),
+            (BalanceSettings::Hash(HashKey::User), r#"{"hash":"user"}"#),
+        ] {
+            assert_eq!(as_written(&balance), told);
+        }
+        assert_eq!(as_written(&StickyOn::Websocket), "websocket");
+    }
 }

@@ -264,11 +264,11 @@ fn rewriting(
     if let Some(template) = &settings.rewrite_path {
         let at = at.key("rewrite_path");
         report.form(at.clone(), words::path(template));
-        template_names(at, template, names, &[], report);
+        template_names(at, template, names, report);
     }
     if let Some(redirect) = &settings.redirect {
         let at = at.key("redirect").key("to");
-        template_names(at, &redirect.to, names, &["host"], report);
+        template_names(at, &redirect.to, names, report);
     }
 }
 
@@ -276,7 +276,6 @@ fn template_names(
     at: KeyPath,
     template: &str,
     names: Option<&BTreeSet<String>>,
-    more: &[&str],
     report: &mut Report<'_>,
 ) {
     let used = match words::placeholders(template) {
@@ -285,11 +284,11 @@ fn template_names(
     };
     let Some(names) = names else { return };
     for name in used {
-        if !names.contains(name) && !more.contains(&name) {
+        if !names.contains(name) && name != "host" {
             let what = format!("`{{{name}}}` is not in every path of the route");
-            let known = names.iter().map(String::as_str).chain(more.iter().copied());
+            let known = names.iter().map(String::as_str).chain(["host"]);
             let known: Vec<_> = known.map(|name| format!("`{{{name}}}`")).collect();
-            let fix = if known.is_empty() {
+            let fix = if names.is_empty() {
                 "name a segment in the path, such as `/users/{id}`, or end it with `/*`".to_owned()
             } else {
                 format!("in every path: {}", known.join(", "))

@@ -201,9 +201,16 @@ pub struct HealthSettings {
     /// Successes in a row that bring it back. Default 2.
     pub healthy_after: u32,
     /// Statuses that count as well: `200`, `200-299`. Default `200-299`.
+    #[schemars(schema_with = "statuses")]
     pub expect_status: OneOrMany<String>,
     /// Text that the body (its first 64 KiB) must contain.
     pub expect_body: Option<String>,
+}
+
+/// A single status may be written as a number.
+fn statuses(_: &mut SchemaGenerator) -> Schema {
+    let one = json_schema!({ "type": ["string", "integer"] });
+    json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
 }
 
 impl Default for HealthSettings {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -65,8 +65,39 @@ impl Gateway {
     pub async fn start_in(dir: TempDir, yaml: &str, names: Names<'_>) -> Self {
         let mut ports = BTreeMap::new();
         let text = fill(&with_defaults(yaml), names, &dir, &mut ports);
-        std::fs::write(dir.path().join("gateway.yaml"), text).unwrap();
-        let child = spawn(&dir);
+        let file = dir.path().join("gateway.yaml");
+        std::fs::write(&file, text).unwrap();
+        Self::spawn(dir, ports, &mut run(&file)).await
+    }
+
+    /// Starts with a file as it is. What it reads from the environment is `values`, and beside them
+    /// `LISTEN`, `LISTEN_TLS` and `ADMIN`: the addresses known here as `http`, `https` and `admin`.
+    pub async fn start_file(dir: TempDir, file: &Path, values: Names<'_>) -> Self {
+        let mut command = run(file);
+        for (name, value) in values {
+            command.env(name, value.to_string());
+        }
+        let mut ports = BTreeMap::new();
+        for (variable, name) in [
+            ("LISTEN", "http"),
+            ("LISTEN_TLS", "https"),
+            ("ADMIN", "admin"),
+        ] {
+            let port = Port::reserve();
+            command.env(variable, port.to_string());
+            ports.insert(name.to_owned(), port);
+        }
+        Self::spawn(dir, ports, &mut command).await
+    }
+
+    async fn spawn(dir: TempDir, ports: BTreeMap<String, Port>, command: &mut Command) -> Self {
+        let child = command
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary is built");
         let mut gateway = Self {
             dir,
             ports,
@@ -363,17 +394,10 @@ pub fn app(endpoints: &[&dyn Display], pool: &str, route: &str) -> String {
     text
 }
 
-fn spawn(dir: &TempDir) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_onemind"))
-        .arg("run")
-        .arg("-c")
-        .arg(dir.path().join("gateway.yaml"))
-        .current_dir(dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary is built")
+fn run(file: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onemind"));
+    command.arg("run").arg("-c").arg(file);
+    command
 }
 
 /// Waits for any command, and kills it past the deadline.

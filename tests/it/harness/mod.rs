@@ -15,7 +15,7 @@ mod upstream_h2;
 mod wire;
 mod ws;
 
-pub use certs::Authority;
+pub use certs::{Authority, Leaf};
 pub use client::{Answer, Client, Tls};
 pub use client_h2::ClientH2;
 pub use gateway::{Gateway, app, finish};
