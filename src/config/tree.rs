@@ -307,7 +307,7 @@ impl<'a> Builder<'a> {
             let (event, at) = self.next()?;
             let node = self.node(event, at)?;
             self.path.0.pop();
-            if !wanted || is_secret(&key) {
+            if is_secret(&key) {
                 node.conceal(&mut self.tree.secrets);
             }
             if wanted {
