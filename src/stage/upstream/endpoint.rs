@@ -1,6 +1,6 @@
 //! One place a request can go; lives as long as the process, whatever is reloaded.
 
-use super::ejection::Ejection;
+use super::ejection::{Ejection, Gate};
 use super::health::Health;
 use super::slow_start::SlowStart;
 use std::collections::HashMap;
@@ -114,7 +114,20 @@ impl Endpoint {
     /// Its share at this moment in thousandths of a weight: 100 to 256,000.
     pub fn weight_at(&self, now: Instant) -> u32 {
         let weight = self.weight.load(Relaxed).clamp(1, 256);
+        if self.slow_start.is_over() {
+            // The common case does without arithmetic on time.
+            return weight * super::slow_start::WHOLE;
+        }
         weight * self.slow_start.share(self.at(now))
+    }
+
+    /// Whether an ejection keeps requests away.
+    pub fn gate(&self, now: Instant) -> Gate {
+        if self.ejection.is_out() {
+            self.ejection.gate(self.at(now))
+        } else {
+            Gate::Open
+        }
     }
 
     /// To be told of each good probe; `came_back` when health went from down to up by it.

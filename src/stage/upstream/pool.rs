@@ -184,7 +184,7 @@ impl Pool {
         let members = self.members.load();
         let eligible = members
             .iter()
-            .filter(|m| m.health.is_up() && m.ejection.gate(m.at(now)) != Gate::Shut);
+            .filter(|m| m.health.is_up() && m.gate(now) != Gate::Shut);
         eligible.count()
     }
 
@@ -297,7 +297,7 @@ impl Pool {
         members: &'a [Arc<Endpoint>],
         want: &Want<'_>,
     ) -> Result<(Candidates<'a>, Entry), Refusal> {
-        let open = |m: &&Arc<Endpoint>| m.ejection.gate(m.at(want.now)) != Gate::Shut;
+        let open = |m: &&Arc<Endpoint>| m.gate(want.now) != Gate::Shut;
         let up = |m: &&Arc<Endpoint>| m.health.is_up();
         let max = self.settings.capacity.max_in_flight;
         let free = |m: &&Arc<Endpoint>| m.in_flight.load(SeqCst) < max;
@@ -352,10 +352,9 @@ impl Pool {
         entry: Entry,
         now: Instant,
     ) -> Option<Lease> {
-        let at = endpoint.at(now);
-        let trial = match (endpoint.ejection.gate(at), entry) {
+        let trial = match (endpoint.gate(now), entry) {
             (Gate::Open, _) | (Gate::Shut, Entry::PastTheGate) => None,
-            (Gate::Ready, _) => Some(endpoint.ejection.begin_trial(at)?),
+            (Gate::Ready, _) => Some(endpoint.ejection.begin_trial(endpoint.at(now))?),
             (Gate::Shut, Entry::ByTheGate) => return None,
         };
         let max = self.settings.capacity.max_in_flight;

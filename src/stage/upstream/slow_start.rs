@@ -29,6 +29,10 @@ impl SlowStart {
         }
     }
 
+    pub fn is_over(&self) -> bool {
+        self.begun.load(Relaxed) == 0
+    }
+
     /// The share at this moment, in thousandths: 100 to 1000.
     pub fn share(&self, at: u64) -> u32 {
         let begun = self.begun.load(Relaxed);

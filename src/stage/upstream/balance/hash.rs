@@ -38,7 +38,9 @@ impl Balance for Hash {
         };
         candidates
             .iter()
-            .max_by(|a, b| score(a, key, now).total_cmp(&score(b, key, now)))
+            .map(|endpoint| (score(endpoint, key, now), *endpoint))
+            .max_by(|(a, _), (b, _)| a.total_cmp(b))
+            .map(|(_, endpoint)| endpoint)
             .expect("candidates are never empty")
     }
 }
