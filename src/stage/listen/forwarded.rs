@@ -19,8 +19,9 @@ const HOPS_MAX: usize = 32;
 
 /// Networks of proxies whose word is believed.
 ///
-/// IPv4 addresses in IPv6 clothing (`::ffff:10.0.0.1`, as dual-stack sockets show them) count as IPv4, here and in
-/// the addresses asked about. `::/0` therefore means every IPv6 address, and no IPv4 one.
+/// IPv4 addresses in IPv6 clothing (`::ffff:10.0.0.1`, as dual-stack sockets show them) count as
+/// IPv4, here and in the addresses asked about. `::/0` therefore means every IPv6 address, and no
+/// IPv4 one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies {
     v4: Ranges,
@@ -85,12 +86,14 @@ impl Ranges {
 
 /// The facts about a caller, from the socket's peer and what it says if it is trusted.
 ///
-/// The chain (`X-Forwarded-For`, or `Forwarded` where that is absent) is walked from its right end, where our own peer wrote, to the first
-/// address that is not a trusted proxy: what lies further left is anybody's invention. A hop that is no
-/// address (`unknown`, an obfuscated name, garbage) ends the walk at the proxy that reported it.
+/// The chain (`X-Forwarded-For`, or `Forwarded` where that is absent) is walked from its right end,
+/// where our own peer wrote, to the first address that is not a trusted proxy: what lies further
+/// left is anybody's invention. A hop that is no address (`unknown`, an obfuscated name, garbage)
+/// ends the walk at the proxy that reported it.
 ///
-/// `tls` says whether the socket itself is encrypted; `X-Forwarded-Proto` (or `proto=`) of a trusted peer overrides it.
-/// A trusted proxy must itself overwrite or append to the header that is read here.
+/// `tls` says whether the socket itself is encrypted; `X-Forwarded-Proto` (or `proto=`) of a
+/// trusted peer overrides it. A trusted proxy must itself overwrite or append to the header that is
+/// read here.
 pub fn client(
     peer: SocketAddr,
     headers: &HeaderMap,
@@ -180,8 +183,8 @@ fn is_port(text: &str) -> bool {
     hidden || digits
 }
 
-/// The elements of a list header over all its lines, from the right. A value that is not ASCII text is one
-/// element, empty: nothing to believe, and the end of a walk.
+/// The elements of a list header over all its lines, from the right. A value that is not ASCII text
+/// is one element, empty: nothing to believe, and the end of a walk.
 fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).into_iter().rev();
     lines.flat_map(|line| split(line.to_str().unwrap_or_default(), b','))
@@ -194,8 +197,8 @@ fn split(text: &str, separator: u8) -> FromTheRight<'_> {
     }
 }
 
-/// Splits where a separator is not inside quotes, starting at the right: what the last proxy appended is
-/// understood whatever stands before it, such as a quote that is never closed.
+/// Splits where a separator is not inside quotes, starting at the right: what the last proxy
+/// appended is understood whatever stands before it, such as a quote that is never closed.
 struct FromTheRight<'a> {
     rest: Option<&'a str>,
     separator: u8,
@@ -264,9 +267,11 @@ const CLAIMS: &[&str] = &[
     "x-request-id",
 ];
 
-/// The headers that must not be passed on as they came from an untrusted peer: usually none, and then nothing is allocated.
+/// The headers that must not be passed on as they came from an untrusted peer: usually none, and
+/// then nothing is allocated.
 ///
-/// `x_forwarded_for` counts like `x-forwarded-for`: backends that turn names into variables (CGI, WSGI) cannot tell them apart.
+/// `x_forwarded_for` counts like `x-forwarded-for`: backends that turn names into variables (CGI,
+/// WSGI) cannot tell them apart.
 pub fn claims(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .keys()
@@ -434,7 +439,8 @@ fn write_address(out: &mut Vec<u8>, address: IpAddr) -> Span {
     start..out.len()
 }
 
-/// By hand: every request writes its caller, and the formatter was a third of the cost of all these headers.
+/// By hand: every request writes its caller, and the formatter was a third of the cost of all these
+/// headers.
 fn write_octet(out: &mut Vec<u8>, octet: u8) {
     if octet >= 100 {
         out.push(b'0' + octet / 100);
@@ -463,7 +469,8 @@ const TOKEN: u8 = 0;
 const QUOTED: u8 = 1;
 const UNFIT: u8 = 2;
 
-/// What each byte of a host needs in order to be a value: nothing (RFC 9110, 5.6.2), quotes, or more than that.
+/// What each byte of a host needs in order to be a value: nothing (RFC 9110, 5.6.2), quotes, or
+/// more than that.
 const HOST_BYTES: [u8; 256] = {
     let mut needs = [UNFIT; 256];
     let mut byte = 0_u8;

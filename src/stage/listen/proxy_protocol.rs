@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: a proxy before us says whose connection it passes on.
 //!
-//! As in `HAProxy`'s `doc/proxy-protocol.txt`, sections 2.1 and 2.2. Whether the peer may say so is for the
-//! accept loop to decide: anybody can send a header.
+//! As in `HAProxy`'s `doc/proxy-protocol.txt`, sections 2.1 and 2.2. Whether the peer may say so is
+//! for the accept loop to decide: anybody can send a header.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -34,7 +34,8 @@ pub enum Parsed {
 /// A whole header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The caller; absent when the proxy speaks for itself (a health check), or over a socket without addresses.
+    /// The caller; absent when the proxy speaks for itself (a health check), or over a socket
+    /// without addresses.
     pub source: Option<SocketAddr>,
     /// Where the caller connected to.
     pub destination: Option<SocketAddr>,
@@ -192,11 +193,11 @@ where
     Some((at(source, source_port), at(destination, destination_port)))
 }
 
-/// Reads the header that must open `stream`. Returns it, and the bytes of the caller that came along (107 at most):
-/// they have to be put back before the stream is used.
+/// Reads the header that must open `stream`. Returns it, and the bytes of the caller that came
+/// along (107 at most): they have to be put back before the stream is used.
 ///
-/// Fails with `TimedOut` after `deadline`, `UnexpectedEof` if the peer leaves first, `InvalidData` if there is no
-/// valid header.
+/// Fails with `TimedOut` after `deadline`, `UnexpectedEof` if the peer leaves first, `InvalidData`
+/// if there is no valid header.
 pub async fn read<R: AsyncRead + Unpin>(
     stream: &mut R,
     deadline: Instant,

@@ -50,7 +50,8 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// The first is the default, together with those for the very same names that have another kind of key.
+    /// The first is the default, together with those for the very same names that have another kind
+    /// of key.
     pub fn new(certificates: Vec<Certificate>) -> Result<Self, String> {
         let Some(first) = certificates.first() else {
             return Err("no certificate; name at least one under `certificates`".to_owned());

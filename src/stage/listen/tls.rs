@@ -1,4 +1,5 @@
-//! TLS towards callers: certificates from files, and the terms of a handshake, both exchangeable while running.
+//! TLS towards callers: certificates from files, and the terms of a handshake, both exchangeable
+//! while running.
 
 use crate::stage::listen::resolver::{Certificate, Certificates, HotResolver};
 use crate::stage::listen::settings::{
@@ -25,21 +26,21 @@ use x509_parser::prelude::FromDer;
 /// A bundle of all public authorities has about 250 KiB; a file larger than this is not a certificate.
 const PEM_BYTES_MAX: u64 = 4 << 20;
 
-/// Tickets handed out after a handshake. One is used up by the next connection, which gets new ones; the
-/// second serves callers that open two at once. Each costs a key derivation and a sealing, a few hundredths of a
-/// full handshake.
+/// Tickets handed out after a handshake. One is used up by the next connection, which gets new
+/// ones; the second serves callers that open two at once. Each costs a key derivation and a
+/// sealing, a few hundredths of a full handshake.
 const TICKETS: usize = 2;
 
-/// The one source of cryptography of this process, named explicitly: with a second one compiled in, rustls
-/// cannot guess.
+/// The one source of cryptography of this process, named explicitly: with a second one compiled in,
+/// rustls cannot guess.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
 /// Reads a certificate chain and its key.
 ///
-/// Fails, naming the file and the remedy, if either cannot be read or the key belongs to another certificate.
-/// An expired certificate is no error here: see `not_after`.
+/// Fails, naming the file and the remedy, if either cannot be read or the key belongs to another
+/// certificate. An expired certificate is no error here: see `not_after`.
 pub fn load_certificate(settings: &CertificateSettings) -> Result<Certificate, String> {
     let chain = read_certificates(&settings.certificate)?;
     let key = read_key(&settings.key)?;
@@ -186,7 +187,8 @@ fn name_of(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-/// What a handshake is held to, apart from the certificates; equal terms keep their session tickets valid.
+/// What a handshake is held to, apart from the certificates; equal terms keep their session tickets
+/// valid.
 #[derive(Debug, PartialEq)]
 struct Terms {
     min_version: TlsVersion,
@@ -235,9 +237,9 @@ impl Terms {
             vec![b"http/1.1".to_vec()]
         };
         // Sessions live in tickets that callers keep: no memory for each caller, no lock and no
-        // eviction when thousands come back at once, as with a cache of fixed size. Keys are random, change
-        // every 6 hours, and belong to these terms alone: after a change of the accepted
-        // authorities no old session gets around the new ones.
+        // eviction when thousands come back at once, as with a cache of fixed size. Keys are
+        // random, change every 6 hours, and belong to these terms alone: after a change of the
+        // accepted authorities no old session gets around the new ones.
         config.ticketer = aws_lc_rs::Ticketer::new()
             .map_err(|error| format!("cannot make keys for session tickets: {error}"))?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -291,7 +293,8 @@ pub fn server_config(
     Terms::read(settings, http2)?.config(resolver)
 }
 
-/// TLS of one listener: the accept loop takes what is current for each connection, a reload exchanges it.
+/// TLS of one listener: the accept loop takes what is current for each connection, a reload
+/// exchanges it.
 #[derive(Debug)]
 pub struct TlsSlot {
     resolver: Arc<HotResolver>,
@@ -933,6 +936,15 @@ mod tests {
             let error = load_certificate(&settings).unwrap_err();
             assert!(error.contains(file) && error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_fault_of_the_authorities_names_the_file_as_well() {
+        let workshop = Workshop::new();
+        let missing = workshop.dir.path().join("missing.pem");
+        let empty = workshop.write("empty.pem", "");
+        let fake = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+        let fake = workshop.write("fake.pem", fake);
         for (ca, words) in [
             (&missing, "no such file"),
             (&empty, "no certificate"),
