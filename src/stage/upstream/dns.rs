@@ -7,8 +7,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
@@ -93,7 +92,8 @@ fn tidy(found: impl IntoIterator<Item = SocketAddr>) -> io::Result<Vec<SocketAdd
 }
 
 impl Resolver {
-    /// Nothing is looked up before [`Resolver::run`] or [`Resolver::look_up`].
+    /// Nothing is looked up before [`Resolver::run`] or [`Resolver::look_up`]. A `refresh` below 1 s is
+    /// taken as 1 s.
     pub fn new(host: impl Into<String>, port: u16, refresh: Duration) -> Self {
         Self {
             host: host.into(),

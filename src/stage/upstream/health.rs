@@ -1,10 +1,8 @@
 //! Is it well: what probes said of an endpoint, and when to ask again.
 
 use super::settings::HealthSettings;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Shortest wait between two probes of one endpoint, whatever the settings say.
