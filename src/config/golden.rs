@@ -125,13 +125,14 @@ fn large_documents_take_time_in_proportion() {
     use std::fmt::Write;
     // Without a fault; with a fault in every route that the checks find; with faults at the end that stop the typed read.
     for (routes, first, last, faults) in [
-        (10_000, "respond: {}", "respond: {}", 0),
+        (10_000, "respond: {}, path: /%", "respond: {}, path: /%", 0),
         (10_000, "pool: nowhere, path: x", "pool: nowhere", 101),
-        (1_000, "respond: {}", "respond: 1", 101),
+        (1_000, "respond: {}, path: /%", "respond: 1", 101),
     ] {
         let mut text = "listeners: { http: { address: '127.0.0.1:8080' } }\nroutes:\n".to_owned();
         for at in 0..routes {
             let content = if at < routes - 200 { first } else { last };
+            let content = content.replace('%', &format!("r{at}"));
             writeln!(text, "  r{at}: {{ {content} }}").unwrap();
         }
         let began = std::time::Instant::now();
