@@ -977,42 +977,4 @@ mod tests {
             }
         }
     }
-
-    /// `cargo test --release --lib -- --ignored --nocapture what_a_place_costs`
-    #[test]
-    #[ignore = "a measurement, not a check"]
-    fn what_a_place_costs() {
-        for (name, balance) in [
-            ("round_robin", BalanceSettings::RoundRobin),
-            ("least_loaded", BalanceSettings::LeastLoaded),
-            (
-                "hash",
-                BalanceSettings::Hash(super::super::settings::HashKey::User),
-            ),
-        ] {
-            for members in [1, 3, 16] {
-                let pool = pool_with(&vec![1; members], |s| s.balance = balance.clone());
-                let now = clock();
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .build()
-                    .unwrap();
-                let rounds = 1_000_000_u32;
-                let begun = Instant::now();
-                runtime.block_on(async {
-                    for i in 0..rounds {
-                        let want = Want {
-                            key: Some(u64::from(i)),
-                            ..Want::any(now)
-                        };
-                        let mut lease = pool.acquire(want).await.unwrap();
-                        lease.report(Outcome::Success, now);
-                    }
-                });
-                let each = begun.elapsed() / rounds;
-                eprintln!(
-                    "{name:>12}, {members:>2} members: {each:?} to acquire, report and return"
-                );
-            }
-        }
-    }
 }

@@ -239,7 +239,7 @@ mod tests {
     }
 
     impl Watched {
-        async fn is_shut(mut self) -> bool {
+        async fn ends(mut self) -> bool {
             let read = tokio::task::spawn_blocking(move || self.other_end.read(&mut [0]));
             read.await.unwrap().is_ok_and(|bytes| bytes == 0)
         }
@@ -276,7 +276,7 @@ mod tests {
         let turn = watched.silence.begin();
         watched.silence.limit(Duration::from_millis(20), None);
         let silence = Arc::clone(&watched.silence);
-        assert!(watched.is_shut().await);
+        assert!(watched.ends().await);
         assert!(silence.was_broken(turn));
         assert!(!silence.was_broken(turn + 1));
     }
@@ -286,32 +286,30 @@ mod tests {
         let watched = watched();
         watched.silence.begin();
         let until = Instant::now() + Duration::from_millis(20);
-        watched
-            .silence
-            .limit(Duration::from_secs(3600), Some(until));
+        watched.silence.limit(Duration::from_hours(1), Some(until));
         watched.silence.heard();
-        assert!(watched.is_shut().await);
+        assert!(watched.ends().await);
     }
 
     #[tokio::test]
     async fn a_shorter_limit_replaces_a_longer_one() {
         let watched = watched();
         watched.silence.begin();
-        watched.silence.limit(Duration::from_secs(3600), None);
+        watched.silence.limit(Duration::from_hours(1), None);
         assert!(watched.waits().await);
         watched.silence.limit(Duration::from_millis(20), None);
-        assert!(watched.is_shut().await);
+        assert!(watched.ends().await);
     }
 
     #[tokio::test]
     async fn a_lifted_limit_is_none_unless_another_attempt_has_begun() {
         let watched = watched();
         let first = watched.silence.begin();
-        watched.silence.limit(Duration::from_secs(3600), None);
+        watched.silence.limit(Duration::from_hours(1), None);
         watched.silence.lift(first);
         assert_eq!(watched.silence.deadline(), NEVER);
         let _second = watched.silence.begin();
-        watched.silence.limit(Duration::from_secs(3600), None);
+        watched.silence.limit(Duration::from_hours(1), None);
         watched.silence.lift(first);
         assert_ne!(watched.silence.deadline(), NEVER);
         assert!(watched.waits().await);
