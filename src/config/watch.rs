@@ -3,14 +3,14 @@
 //! The folders are watched and not the files: editors and Kubernetes put a new file in
 //! the place of the old one. What counts is the content; touching a file changes nothing.
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use inotify::{Inotify, WatchMask};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
-use std::io::Read as _;
+use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
-    wake: SyncSender<()>,
+    wake: PipeWriter,
 }
 
 #[derive(Debug)]
@@ -45,8 +45,7 @@ pub fn watch(
     path: &Path,
     on_change: impl FnMut(&[PathBuf]) + Send + 'static,
 ) -> std::io::Result<Watch> {
-    // One place is enough: a signal says "look", not what happened.
-    let (wake, signals) = sync_channel(1);
+    let (signals, wake) = pipe()?;
     let document = std::path::absolute(path)?;
     let shared = Arc::new(Shared {
         files: Mutex::new(BTreeSet::from([document.clone()])),
@@ -56,11 +55,13 @@ pub fn watch(
     });
     // Before the thread starts: a change from here on is seen.
     shared.seen().begin(&shared.files());
-    let watcher = start_watcher(wake.clone());
+    let inotify = Inotify::init()
+        .inspect_err(|error| tracing::warn!(%error, "cannot watch for changes of files; looking every 2 s instead"))
+        .ok();
     let follower = Follower {
         shared: Arc::clone(&shared),
         signals,
-        watcher,
+        inotify,
         on_change,
     };
     std::thread::Builder::new()
@@ -77,15 +78,15 @@ impl Watch {
         let files: BTreeSet<PathBuf> = files.into_iter().chain([document]).collect();
         self.shared.seen().begin(&files);
         *self.shared.lock() = files;
-        // A full channel has a signal in it already.
-        let _ = self.wake.try_send(());
+        // The thread has ended if nobody reads; then nobody needs to look.
+        let _ = (&self.wake).write(&[0]);
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
-        let _ = self.wake.try_send(());
+        // The pipe ends with its writer, and that wakes the thread.
     }
 }
 
@@ -107,29 +108,25 @@ impl Shared {
     }
 }
 
-fn start_watcher(wake: SyncSender<()>) -> Option<RecommendedWatcher> {
-    let handler = move |event: notify::Result<Event>| {
-        if event.is_ok_and(|event| is_reading(event.kind)) {
-            return;
-        }
-        let _ = wake.try_send(());
-    };
-    notify::recommended_watcher(handler)
-        .inspect_err(|error| tracing::warn!(%error, "cannot watch for changes of files; looking every 2 s instead"))
-        .ok()
+/// What can change which content a name has. Writing is told when the file is closed, so that a busy
+/// file beside the document, such as a log, costs nothing; reading is not told at all.
+fn changes() -> WatchMask {
+    WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::CLOSE_WRITE
+        | WatchMask::MOVED_FROM
+        | WatchMask::MOVED_TO
+        | WatchMask::ONLYDIR
 }
 
-/// We read the files ourselves: answering that with another look would never end.
-fn is_reading(kind: EventKind) -> bool {
-    let written = AccessKind::Close(AccessMode::Write);
-    matches!(kind, EventKind::Access(access) if access != written)
-}
+/// Names fit several times over; what they are is not asked.
+const EVENT_BYTES: usize = 4096;
 
 /// The thread behind a [`Watch`].
 struct Follower<F> {
     shared: Arc<Shared>,
-    signals: Receiver<()>,
-    watcher: Option<RecommendedWatcher>,
+    signals: PipeReader,
+    inotify: Option<Inotify>,
     on_change: F,
 }
 
@@ -155,26 +152,53 @@ impl<F: FnMut(&[PathBuf])> Follower<F> {
 
     /// Whether every folder is watched.
     fn watch_folders(&mut self) -> bool {
-        let Some(watcher) = &mut self.watcher else {
+        let Some(inotify) = &self.inotify else {
             return false;
         };
         let mut all = true;
         for folder in folders(&self.shared.files()) {
-            all &= watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok();
+            all &= inotify.watches().add(&folder, changes()).is_ok();
         }
         all
     }
 
     /// Waits for a signal and then for quiet; false when the watch is over.
-    fn signalled(&self, wait: Duration) -> bool {
-        let mut next = self.signals.recv_timeout(wait);
+    fn signalled(&mut self, wait: Duration) -> bool {
+        let mut quiet = self.is_quiet_for(wait);
         for _ in 0..DEBOUNCE_ROUNDS {
-            if next.is_err() || self.shared.stopped() {
+            if quiet || self.shared.stopped() {
                 break;
             }
-            next = self.signals.recv_timeout(DEBOUNCE);
+            quiet = self.is_quiet_for(DEBOUNCE);
         }
-        next != Err(RecvTimeoutError::Disconnected) && !self.shared.stopped()
+        !self.shared.stopped()
+    }
+
+    /// Takes what was signalled meanwhile; an end of the pipe is a signal too.
+    fn is_quiet_for(&mut self, wait: Duration) -> bool {
+        let mut sources = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        sources.extend(
+            self.inotify
+                .iter()
+                .map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)),
+        );
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        // Interrupted counts as a signal: to look once too often does no harm.
+        if poll(&mut sources, timeout) == Ok(0) {
+            return true;
+        }
+        let spoke = |at: usize, sources: &[PollFd<'_>]| {
+            let source = sources.get(at);
+            source.is_some_and(|source| source.any().unwrap_or(true))
+        };
+        let (by_handle, by_files) = (spoke(0, &sources), spoke(1, &sources));
+        if by_handle {
+            let _ = self.signals.read(&mut [0; 16]);
+        }
+        if let Some(inotify) = self.inotify.as_mut().filter(|_| by_files) {
+            let _ = inotify.read_events(&mut [0; EVENT_BYTES]);
+        }
+        false
     }
 }
 
@@ -322,19 +346,20 @@ mod tests {
     }
 
     #[test]
-    fn reading_a_file_is_no_reason_to_look() {
-        use notify::event::{ModifyKind, RemoveKind};
-        for (kind, reading) in [
-            (EventKind::Access(AccessKind::Open(AccessMode::Any)), true),
-            (EventKind::Access(AccessKind::Close(AccessMode::Read)), true),
-            (
-                EventKind::Access(AccessKind::Close(AccessMode::Write)),
-                false,
-            ),
-            (EventKind::Modify(ModifyKind::Any), false),
-            (EventKind::Remove(RemoveKind::File), false),
-        ] {
-            assert_eq!(is_reading(kind), reading, "{kind:?}");
+    fn what_is_written_and_read_beside_the_document_is_no_signal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.yaml");
+        fs::write(&path, "one").unwrap();
+        let mut log = fs::File::create(folder.path().join("access.log")).unwrap();
+        let mut inotify = Inotify::init().unwrap();
+        inotify.watches().add(folder.path(), changes()).unwrap();
+        for _ in 0..10 {
+            log.write_all(b"line").unwrap();
+            fs::read(&path).unwrap();
         }
+        let mut buffer = [0; EVENT_BYTES];
+        assert!(inotify.read_events(&mut buffer).is_err(), "nothing to read");
+        fs::write(&path, "two").unwrap();
+        assert!(inotify.read_events(&mut buffer).unwrap().next().is_some());
     }
 }
