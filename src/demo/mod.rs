@@ -56,9 +56,9 @@ async fn show(options: &Options, metrics: Arc<Metrics>) -> Result<(), StartError
     let backends = Arc::new(backends.collect::<io::Result<Vec<_>>>()?);
     let switchboard = switchboard::start(Arc::clone(&backends)).await?;
     let certificate = certificate::make()?;
-    let environment = environment(options, &backends, &certificate);
+    let environment = environment(options, &backends, &certificate)?;
     let server = Server::start(&options.config, environment, metrics)?;
-    say(&guide(options, &backends, switchboard))?;
+    say(&guide(options, &backends, switchboard, &certificate))?;
     let stopped = server.run();
     match options.duration {
         None => stopped.await?,
@@ -74,7 +74,9 @@ fn environment(
     options: &Options,
     backends: &[Backend],
     certificate: &certificate::Files,
-) -> Environment {
+) -> io::Result<Environment> {
+    let mut secret = [0; 16];
+    aws_lc_rs::rand::fill(&mut secret).map_err(io::Error::other)?;
     let mut values = HashMap::from([
         ("DEMO_HTTP".to_owned(), options.http.to_string()),
         ("DEMO_HTTPS".to_owned(), options.https.to_string()),
@@ -88,15 +90,24 @@ fn environment(
             certificate.certificate.display().to_string(),
         ),
         ("DEMO_KEY".to_owned(), certificate.key.display().to_string()),
+        (
+            "DEMO_STICKY_SECRET".to_owned(),
+            format!("{:032x}", u128::from_ne_bytes(secret)),
+        ),
     ]);
     for backend in backends {
         let name = format!("DEMO_BACKEND_{}", backend.name.to_uppercase());
         values.insert(name, backend.address.to_string());
     }
-    Arc::new(move |name| values.get(name).cloned())
+    Ok(Arc::new(move |name| values.get(name).cloned()))
 }
 
-fn guide(options: &Options, backends: &[Backend], switchboard: SocketAddr) -> String {
+fn guide(
+    options: &Options,
+    backends: &[Backend],
+    switchboard: SocketAddr,
+    certificate: &certificate::Files,
+) -> String {
     let (http, https, admin) = (options.http, options.https, options.admin);
     let mut listed = String::new();
     for Backend { name, address, .. } in backends {
@@ -132,10 +143,20 @@ A sticky WebSocket: the cookie brings you back to the same backend
 Metrics
   curl -s http://{admin}/metrics | grep onemind_
 Why a request goes where it goes
-  onemind explain -c {config} GET http://{http}/api/users/7
+  DEMO_CERTIFICATE={certificate} DEMO_KEY={key} {program} explain -c {config} GET http://{http}/api/users/7
 ",
         config = options.config.display(),
+        certificate = certificate.certificate.display(),
+        key = certificate.key.display(),
+        program = program(),
     )
+}
+
+/// As it can be called again from here.
+fn program() -> String {
+    std::env::args()
+        .next()
+        .unwrap_or_else(|| "onemind".to_owned())
 }
 
 fn say(text: &str) -> io::Result<()> {
