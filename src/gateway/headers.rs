@@ -6,7 +6,13 @@ use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 
 /// What an endpoint says about its own connection (RFC 9110 section 7.6.1). Framing stays: Pingora needs it.
-const HOP_BY_HOP: [&str; 4] = ["keep-alive", "proxy-connection", "upgrade", "te"];
+const HOP_BY_HOP: [HeaderName; 5] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::UPGRADE,
+    header::TE,
+];
 
 /// Removes what concerns the connection to the endpoint, and says nothing about the caller's.
 pub fn strip_hop_by_hop(head: &mut ResponseHeader) {
@@ -16,16 +22,20 @@ pub fn strip_hop_by_hop(head: &mut ResponseHeader) {
         .into_iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+        .map(str::trim)
+        // Nearly always it says nothing else, and neither is the name of a header.
+        .filter(|name| !matches!(*name, "keep-alive" | "close"))
+        .filter_map(|name| name.parse().ok())
         .filter(|name| *name != header::TRANSFER_ENCODING && *name != header::CONTENT_LENGTH)
         .collect();
     for name in named {
         head.remove_header(&name);
     }
-    for name in HOP_BY_HOP {
-        head.remove_header(name);
+    for name in &HOP_BY_HOP {
+        if head.headers.contains_key(name) {
+            head.remove_header(name);
+        }
     }
-    head.remove_header(&header::CONNECTION);
 }
 
 /// Removal comes first, so that a header can be replaced by one of the same name.
