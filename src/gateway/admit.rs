@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Uri, header};
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use std::borrow::Cow;
@@ -90,6 +90,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         return to_https(session.req_header(), port);
     }
     let snapshot = Arc::clone(&ctx.snapshot);
+    let is_absolute = is_absolute(session.req_header());
     let parts: &Parts = session.req_header();
     let host = Host::of(parts)?;
     let name = listener(ctx).map_or("", |listener| listener.name.as_str());
@@ -97,7 +98,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
     let route = Arc::clone(found.route);
     let query = parts.uri.query();
     let target = match &route.action {
-        Action::Forward(_) if route.rewrite.keeps(&found) => None,
+        Action::Forward(_) if route.rewrite.keeps(&found) && !is_absolute => None,
         Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
         Action::Redirect { status, to } => {
             let location = to.apply(&found, query)?;
@@ -130,6 +131,11 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
     Ok(Next::Forward)
 }
 
+/// `GET http://host/path`, which only proxies are asked: an endpoint gets the path (RFC 9112 section 3.2.1).
+fn is_absolute(head: &RequestHeader) -> bool {
+    head.version <= http::Version::HTTP_11 && !head.raw_path().starts_with(b"/")
+}
+
 fn listener(ctx: &RequestContext) -> Option<&Arc<ListenerRules>> {
     ctx.arrival.as_ref().map(|arrival| &arrival.listener)
 }
@@ -141,6 +147,8 @@ fn to_https(parts: &Parts, port: u16) -> Result<Next, Reject> {
         return Err(RejectKind::BadRequest.because("no host to redirect to"));
     }
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    // `OPTIONS *` asks about the server, which is the root of the other one.
+    let path = if path.starts_with('/') { path } else { "/" };
     let location = match port {
         443 => format!("https://{host}{path}"),
         port => format!("https://{host}:{port}{path}"),

@@ -4,6 +4,7 @@ use super::context::RequestContext;
 use super::{dispatch, headers, refuse};
 use crate::base::reject::RejectKind;
 use crate::stage::listen::{forwarded, trace};
+use crate::stage::upstream::endpoint::Address;
 use bytes::Bytes;
 use http::header;
 use pingora::http::RequestHeader;
@@ -37,6 +38,8 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
     }
     if let Some(host) = &route.host_header {
         head.insert_header(header::HOST, host)?;
+    } else if !head.headers.contains_key(header::HOST) {
+        head.insert_header(header::HOST, host_of_endpoint(ctx))?;
     }
     if !arrival.client.trusted {
         for claim in forwarded::claims(&head.headers) {
@@ -52,6 +55,18 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
         head.remove_header(&trace::TRACESTATE);
     }
     headers::change_request(head, &route.request_headers)
+}
+
+/// Callers of HTTP/1.0 may name no host, but what we send is HTTP/1.1, which must (RFC 9112 section 3.2).
+fn host_of_endpoint(ctx: &RequestContext) -> String {
+    let Some(attempt) = ctx.attempts.last() else {
+        return String::new();
+    };
+    match (&attempt.endpoint.host, &attempt.endpoint.address) {
+        (Some(host), _) => host.clone(),
+        (None, Address::Ip(address)) => address.to_string(),
+        (None, Address::Unix(_)) => "localhost".to_owned(),
+    }
 }
 
 /// Counts the body, and stops it where the route's limit is passed.

@@ -16,6 +16,9 @@ const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// How long such a body may take to arrive.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// Of a body on HTTP/2 this much is read when the answer does not need it. It costs no connection to stop.
+const HTTP2_REST_BYTES_MAX: usize = 8 << 20;
+
 /// Answers with the refusal. Used before anything was sent upstream.
 pub async fn run(session: &mut Session, ctx: &mut RequestContext, reject: Reject) -> Result<bool> {
     keep_connection_if_cheap(session);
@@ -136,11 +139,32 @@ pub async fn send(
     session
         .write_response_header(Box::new(head), bodyless)
         .await?;
-    if bodyless {
-        return Ok(());
+    if !bodyless {
+        ctx.traffic.bytes_out += body.len() as u64;
+        session.write_response_body(Some(body), true).await?;
     }
-    ctx.traffic.bytes_out += body.len() as u64;
-    session.write_response_body(Some(body), true).await
+    take_rest_of_http2(session).await;
+    Ok(())
+}
+
+/// A stream of HTTP/2 whose body was left unread is reset, and some callers then forget the answer that
+/// they have already: so the rest is read and thrown away, within limits.
+async fn take_rest_of_http2(session: &mut Session) {
+    if !session.is_http2() {
+        return;
+    }
+    let rest = async {
+        let mut taken = 0;
+        while taken < HTTP2_REST_BYTES_MAX {
+            match session.as_downstream_mut().read_request_body().await {
+                Ok(Some(chunk)) => taken += chunk.len(),
+                // Nothing is left, or nobody.
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    // When the time is over the stream is reset, as it would have been without.
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, rest).await;
 }
 
 /// `Retry-After` counts whole seconds, and too early would be a lie.

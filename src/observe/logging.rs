@@ -17,7 +17,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// What is shown when nothing else is asked for.
-pub const DEFAULT_FILTER: &str = "info,pingora=error";
+pub const DEFAULT_FILTER: &str = "info,pingora=error,rustls=error,h2=error";
 
 /// Targets that begin with this are held back when there are too many.
 const NOISY: &str = "pingora";

@@ -1,6 +1,6 @@
 //! Callers and endpoints that do what they should not, and what that must not change.
 
-use crate::harness::{Client, Gateway, Reply, Upstream, app, eventually};
+use crate::harness::{Authority, Client, ClientH2, Gateway, Reply, Upstream, app, eventually};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -173,5 +173,67 @@ async fn a_request_id_with_quotation_marks_leaves_refusals_readable() {
     let answer = client.answer().await;
     answer.assert_refused(404, "no_route");
     assert_eq!(answer.json()["request_id"], "a\"b\\c");
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_failed_handshake_says_why() {
+    let authority = Authority::new();
+    let dir = tempfile::TempDir::new().unwrap();
+    authority.write(dir.path(), "a", &["a.test"]);
+    let yaml = "listeners: { secure: { address: '{{https}}', tls: { certificates: [{ certificate: '{{dir}}/a.pem', \
+                key: '{{dir}}/a.key' }] } } }\nroutes: { all: { respond: { body: ok } } }";
+    let gateway = Gateway::start_in(dir, yaml, &[]).await;
+    let mut client = Client::connect_to(&gateway, "https").await;
+    client.send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await;
+    let (mut io, _) = client.into_parts();
+    let mut alert = Vec::new();
+    let read = tokio::io::AsyncReadExt::read_to_end(&mut io, &mut alert);
+    let read = tokio::time::timeout(Duration::from_secs(20), read).await;
+    assert!(read.is_ok(), "the connection ends");
+    // RFC 8446 section 5.1: a record of type 21 is an alert.
+    assert_eq!(alert.first(), Some(&21), "{alert:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_asked_for_a_path_whatever_the_caller_wrote() {
+    let app = Upstream::replying(|seen| Reply::ok(seen.target().to_owned())).await;
+    let gateway = Gateway::of(&[&app], "", "").await;
+    for (asked, seen, host) in [
+        (
+            "GET http://test/x?y HTTP/1.1\r\nhost: test\r\n",
+            "/x?y",
+            "test",
+        ),
+        ("GET http://test HTTP/1.1\r\nhost: test\r\n", "/", "test"),
+        (
+            "GET http://test/old HTTP/1.0\r\n",
+            "/old",
+            app.name().as_str(),
+        ),
+    ] {
+        let mut client = Client::connect(&gateway).await;
+        client.send(format!("{asked}\r\n").as_bytes()).await;
+        client.count(1);
+        assert_eq!(client.answer().await.text(), seen, "{asked}");
+        assert_eq!(app.last().await.headers("host"), [host], "{asked}");
+    }
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_needs_does_not_reset_the_answer() {
+    let yaml = "listeners: { web: { address: '{{http}}', http2: true } }\n\
+                routes: { all: { respond: { body: ok } } }";
+    let gateway = Gateway::start(yaml, &[]).await;
+    for size in [0, 3, 65_536, 1 << 20] {
+        let client = ClientH2::plain(&gateway).await;
+        let answer = client.post("/", &vec![b'x'; size]).await;
+        assert_eq!(
+            (answer.status, answer.text().as_str()),
+            (200, "ok"),
+            "{size}"
+        );
+    }
     gateway.settled().await;
 }

@@ -106,6 +106,18 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    /// What was never flushed, such as the alert of a handshake that failed, is the last word of a
+    /// connection: it goes out if the socket takes it at once.
+    fn drop(&mut self) {
+        let rest = &self.gathered[self.gathered_sent..];
+        if !rest.is_empty() {
+            // Whoever has left already needs no explanation.
+            let _ = self.socket.try_write(rest);
+        }
+    }
+}
+
 /// Pingora hands nothing of ours from a connection to its requests, on HTTP/2 least of all,
 /// except the digest of a CONNECT proxy; we never speak to one, so its slot is free.
 fn carry(facts: ConnectionFacts) -> ProxyDigest {
