@@ -1,7 +1,7 @@
 //! Arrive, then be admitted: the order of these functions is the policy.
 
 use super::context::{Admission, Arrival, RequestContext, Sticky};
-use super::dispatch;
+use super::{answer, dispatch};
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
 use crate::stage::listen::conn::facts_of;
@@ -87,7 +87,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         return Err(RejectKind::Draining.because("the listener was removed by a reload"));
     }
     if let Some(port) = listener(ctx).and_then(|listener| listener.redirect_to_https) {
-        return to_https(session.req_header(), port);
+        return answer::to_https(session.req_header(), port);
     }
     let snapshot = Arc::clone(&ctx.snapshot);
     let is_absolute = is_absolute(session.req_header());
@@ -103,7 +103,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         Action::Redirect { status, to } => {
             let location = to.apply(&found, query)?;
             ctx.admission = Some(Admission::of(Arc::clone(&route)));
-            return redirect(*status, &location);
+            return answer::redirect(*status, &location);
         }
         Action::Respond { .. } => None,
     };
@@ -114,7 +114,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
     });
     limit_body(parts, &route)?;
     let Action::Forward(upstream) = &route.action else {
-        return respond(&route.action);
+        return answer::fixed(&route.action);
     };
     let tunnel = open_tunnel(parts, ctx, &route)?;
     let hash_key = hash_key(parts, ctx, upstream);
@@ -138,61 +138,6 @@ fn is_absolute(head: &RequestHeader) -> bool {
 
 fn listener(ctx: &RequestContext) -> Option<&Arc<ListenerRules>> {
     ctx.arrival.as_ref().map(|arrival| &arrival.listener)
-}
-
-/// Same host, path and query; 308 keeps method and body (RFC 9110 section 15.4.9).
-fn to_https(parts: &Parts, port: u16) -> Result<Next, Reject> {
-    let host = Host::of(parts)?;
-    if host.is_empty() {
-        return Err(RejectKind::BadRequest.because("no host to redirect to"));
-    }
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    // `OPTIONS *` asks about the server, which is the root of the other one.
-    let path = if path.starts_with('/') { path } else { "/" };
-    let location = match port {
-        443 => format!("https://{host}{path}"),
-        port => format!("https://{host}:{port}{path}"),
-    };
-    redirect(308, &location)
-}
-
-fn redirect(status: u16, location: &str) -> Result<Next, Reject> {
-    let head = head(status, 0).and_then(|mut head| {
-        head.insert_header(header::LOCATION, location)?;
-        Ok(head)
-    });
-    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
-    Ok(Next::Answer(Box::new(head), Bytes::new()))
-}
-
-fn respond(action: &Action) -> Result<Next, Reject> {
-    let Action::Respond {
-        status,
-        content_type,
-        body,
-    } = action
-    else {
-        return Err(RejectKind::Internal.because("the route has no fixed answer"));
-    };
-    let bodyless = matches!(status, 204 | 304);
-    let length = if bodyless { 0 } else { body.len() };
-    let head = head(*status, length).and_then(|mut head| {
-        if bodyless {
-            head.remove_header(&header::CONTENT_LENGTH);
-        } else {
-            head.insert_header(header::CONTENT_TYPE, content_type)?;
-        }
-        Ok(head)
-    });
-    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
-    let body = if bodyless { Bytes::new() } else { body.clone() };
-    Ok(Next::Answer(Box::new(head), body))
-}
-
-fn head(status: u16, length: usize) -> Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(6))?;
-    head.insert_header(header::CONTENT_LENGTH, length)?;
-    Ok(head)
 }
 
 /// A body that says it is too large is refused unread; one that does not say is counted as it comes.

@@ -1,9 +1,15 @@
 //! Answers that a route gives by itself: redirects and fixed responses.
 
+use super::admit::Next;
 use super::context::RequestContext;
 use super::refuse;
 use crate::base::ending::Ending;
+use crate::base::reject::{Reject, RejectKind};
+use crate::snapshot::Action;
+use crate::stage::route::host::Host;
 use bytes::Bytes;
+use http::header;
+use http::request::Parts;
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -18,4 +24,59 @@ pub async fn run(
     refuse::send(session, ctx, *head, body).await?;
     ctx.end(Ending::Answered);
     Ok(true)
+}
+
+/// Same host, path and query; 308 keeps method and body (RFC 9110 section 15.4.9).
+pub fn to_https(parts: &Parts, port: u16) -> Result<Next, Reject> {
+    let host = Host::of(parts)?;
+    if host.is_empty() {
+        return Err(RejectKind::BadRequest.because("no host to redirect to"));
+    }
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    // `OPTIONS *` asks about the server, which is the root of the other one.
+    let path = if path.starts_with('/') { path } else { "/" };
+    let location = match port {
+        443 => format!("https://{host}{path}"),
+        port => format!("https://{host}:{port}{path}"),
+    };
+    redirect(308, &location)
+}
+
+pub fn redirect(status: u16, location: &str) -> Result<Next, Reject> {
+    let head = head(status, 0).and_then(|mut head| {
+        head.insert_header(header::LOCATION, location)?;
+        Ok(head)
+    });
+    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
+    Ok(Next::Answer(Box::new(head), Bytes::new()))
+}
+
+pub fn fixed(action: &Action) -> Result<Next, Reject> {
+    let Action::Respond {
+        status,
+        content_type,
+        body,
+    } = action
+    else {
+        return Err(RejectKind::Internal.because("the route has no fixed answer"));
+    };
+    let bodyless = matches!(status, 204 | 304);
+    let length = if bodyless { 0 } else { body.len() };
+    let head = head(*status, length).and_then(|mut head| {
+        if bodyless {
+            head.remove_header(&header::CONTENT_LENGTH);
+        } else {
+            head.insert_header(header::CONTENT_TYPE, content_type)?;
+        }
+        Ok(head)
+    });
+    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
+    let body = if bodyless { Bytes::new() } else { body.clone() };
+    Ok(Next::Answer(Box::new(head), body))
+}
+
+fn head(status: u16, length: usize) -> Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(status, Some(6))?;
+    head.insert_header(header::CONTENT_LENGTH, length)?;
+    Ok(head)
 }
