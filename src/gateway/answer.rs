@@ -80,3 +80,28 @@ fn head(status: u16, length: usize) -> Result<ResponseHeader> {
     head.insert_header(header::CONTENT_LENGTH, length)?;
     Ok(head)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    #[test]
+    fn whatever_is_asked_for_in_the_clear_is_to_be_found_behind_tls() {
+        for (target, host, port, location) in [
+            ("/a?b=c", "e.test", 443, "https://e.test/a?b=c"),
+            ("/a", "e.test:8080", 8443, "https://e.test:8443/a"),
+            ("/", "[::1]:8080", 443, "https://[::1]/"),
+            ("*", "e.test", 8443, "https://e.test:8443/"),
+        ] {
+            let request = Request::builder().uri(target).header("host", host);
+            let parts = request.body(()).unwrap().into_parts().0;
+            let Ok(Next::Answer(head, body)) = to_https(&parts, port) else {
+                panic!("{target} of {host} is redirected");
+            };
+            assert_eq!(head.status, 308);
+            assert_eq!(head.headers[header::LOCATION], location);
+            assert!(body.is_empty());
+        }
+    }
+}

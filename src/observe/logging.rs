@@ -217,6 +217,7 @@ mod tests {
     fn libraries_below_are_shown_from_errors_on() {
         let (lines, suppressed) = shown(DEFAULT_FILTER, || {
             tracing::warn!(target: "pingora_proxy", "not shown");
+            tracing::warn!(target: "rustls::msgs::handshake", "a caller's fault, not shown");
             tracing::error!(target: "pingora_core::services::listening", "shown");
         });
         assert_eq!(lines.len(), 1);
