@@ -14,5 +14,6 @@ pub mod stage;
 pub mod admin;
 pub mod snapshot;
 pub mod config;
+pub mod store;
 pub mod observe;
 pub mod base;

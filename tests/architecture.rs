@@ -10,6 +10,7 @@ use std::path::Path;
 const LAYERS: &[&str] = &[
     "base",
     "observe",
+    "store",
     "stage/*",
     "config",
     "snapshot",

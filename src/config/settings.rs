@@ -2,6 +2,7 @@
 
 use crate::base::units::Period;
 use crate::stage::{listen, route, upstream};
+use crate::store::redis;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,8 @@ pub struct Config {
     pub server: ServerSettings,
     /// Health, metrics and status for operators; keep it off the public network.
     pub admin: AdminSettings,
+    /// Redis, for what instances share. Absent: it is kept in this process, and not shared.
+    pub redis: Option<redis::Settings>,
     /// Where callers connect, by name.
     pub listeners: BTreeMap<String, listen::settings::Settings>,
     /// Where requests can go, by name.

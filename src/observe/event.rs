@@ -1,6 +1,6 @@
 //! What happens beside the requests: each event writes one line and moves its metric.
 
-use super::metrics::{EndpointMetrics, Metrics, PoolMetrics};
+use super::metrics::{EndpointMetrics, Metrics, PoolMetrics, StoreMetrics};
 use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
@@ -48,6 +48,26 @@ pub fn dns_answered(pool: &PoolMetrics, name: &str, addresses: usize) {
     if pool.looked_up(name, true) {
         let pool = pool.name();
         info!(pool, name, addresses, "name can be looked up again");
+    }
+}
+
+/// The store cannot be used; what it is for goes on without, as each user of it says.
+pub fn store_lost(store: &StoreMetrics, why: &str) {
+    // One that stays away is an alarm of the metric, not a line for every attempt.
+    if store.lost() {
+        warn!(
+            why,
+            "redis is gone; limits are kept without it until it is back"
+        );
+    } else {
+        debug!(why, "redis is still gone");
+    }
+}
+
+/// The store can be used.
+pub fn store_found(store: &StoreMetrics) {
+    if store.found() {
+        info!("redis answers");
     }
 }
 

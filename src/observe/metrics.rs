@@ -4,10 +4,12 @@
 //! from a caller. A series lives as long as what it describes: see [`scope`].
 
 mod handles;
+mod limits;
 mod process;
 mod scope;
 
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
+pub use limits::{LimitMetrics, RuleMetrics, StoreMetrics};
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
@@ -24,6 +26,11 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const DURATION_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
     120.0,
+];
+
+/// Bounds in seconds for calls of a store, which take microseconds and are given up after 50 ms.
+const STORE_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
 ];
 
 /// One metric as the manual shows it.
@@ -126,6 +133,23 @@ table! {
     /// WebSockets refused.
     websocket_rejections_total: counter[route, reason];
 
+    /// Requests by rule of `limits` and what it said: `allowed`, `refused`, `refused_locally` (known to
+    /// be over its limit, so nobody was asked), `unchecked` (let through because the store is gone),
+    /// `unavailable` (refused because it is).
+    limit_decisions_total: counter[rule, result];
+    /// Always 1: where limits are counted now. `memory`, `redis`, or `local` while Redis is gone.
+    limit_mode: gauge[mode];
+    /// Counts that were forgotten before their time because there were too many.
+    limit_keys_evicted_total: counter[];
+    /// Places in flight that could not be given back at once; they expire by themselves.
+    limit_leases_left_total: counter[];
+    /// Whether the store answers: 1 yes, 0 no, -1 it was not asked yet.
+    store_up: gauge[];
+    /// Calls of the store. `not_tried` are those made while it is known to be gone.
+    store_calls_total: counter[result];
+    /// Seconds of a call of the store.
+    store_duration_seconds: histogram[];
+
     /// Reloads of the configuration.
     config_reloads_total: counter[result];
     /// Whether the last reload succeeded: 1 yes, 0 no and the configuration before it serves on.
@@ -148,6 +172,7 @@ pub struct Metrics {
     pools: Living<PoolMetrics>,
     endpoints: Living<EndpointMetrics>,
     listeners: Living<ListenerMetrics>,
+    rules: Living<RuleMetrics>,
     slots: handles::Slots,
     /// Lines of the access log that reached its file.
     pub access_log_written: IntCounter,
@@ -184,6 +209,7 @@ impl Metrics {
             pools: Living::default(),
             endpoints: Living::default(),
             listeners: Living::default(),
+            rules: Living::default(),
             slots: handles::Slots::default(),
         })
     }
@@ -246,9 +272,12 @@ impl Family for IntGaugeVec {
 
 impl Family for HistogramVec {
     fn make(row: &Row) -> prometheus::Result<Self> {
-        let buckets = DURATION_BUCKETS.to_vec();
+        let buckets = match row.name {
+            "onemind_store_duration_seconds" => STORE_BUCKETS,
+            _ => DURATION_BUCKETS,
+        };
         Self::new(
-            HistogramOpts::new(row.name, row.help).buckets(buckets),
+            HistogramOpts::new(row.name, row.help).buckets(buckets.to_vec()),
             row.labels,
         )
     }

@@ -190,5 +190,6 @@ fn files_of(config: &Config) -> Vec<PathBuf> {
         let paths = [&tls.ca, &tls.client_certificate, &tls.client_key];
         files.extend(paths.into_iter().flatten().cloned());
     }
+    files.extend(config.redis.iter().filter_map(|redis| redis.ca.clone()));
     files
 }

@@ -2,6 +2,7 @@
 
 mod listeners;
 mod pools;
+mod redis;
 mod routes;
 mod stages;
 mod words;
@@ -33,6 +34,7 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
         absent,
     };
     server(&config.server, &mut report);
+    redis::check(&mut report);
     listeners::check(&mut report);
     pools::check(&mut report);
     routes::check(&mut report);

@@ -41,9 +41,15 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     drop(listener.accepted());
     listener.rejected("full");
     listener.handshake("ok");
+    let rule = metrics.rule("per_user");
+    rule.refused.inc();
+    metrics.limits().set_mode("redis");
+    let store = metrics.store();
+    store.duration.observe(0.000_07);
+    assert!(store.found() && !store.found() && store.lost());
     metrics.reloaded(true, 1_700_000_000);
     metrics.certificate("example.com", 1_800_000_000);
-    (metrics, vec![route, pool, endpoint, listener])
+    (metrics, vec![route, pool, endpoint, listener, rule])
 }
 
 fn value(metrics: &Metrics, series: &str) -> Option<String> {
@@ -86,6 +92,8 @@ fn rows_follow_the_naming_rules() {
         "name",
         "certificate",
         "version",
+        "rule",
+        "mode",
     ]
     .into();
     for row in Metrics::ROWS {

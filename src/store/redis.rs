@@ -1,0 +1,427 @@
+//! One connection to Redis for the whole process, and a limit on every wait for it.
+//!
+//! Invariant: a call takes at most [`CALL_TIME_MAX`], and none is tried while Redis is known to be gone:
+//! then only the keeper asks for it, beside the requests.
+
+use crate::base::secret::Secret;
+use crate::observe::event;
+use crate::observe::metrics::StoreMetrics;
+use ::redis::aio::{MultiplexedConnection, SendError};
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
+    IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisError, ServerErrorKind,
+    TlsCertificates, Value,
+};
+use arc_swap::ArcSwapOption;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+/// For one call, waiting for its turn included. On one network Redis answers in under a millisecond.
+pub const CALL_TIME_MAX: Duration = Duration::from_millis(50);
+
+/// To connect, TLS and log-in included.
+const CONNECT_TIME_MAX: Duration = Duration::from_millis(200);
+
+/// So many calls in a row may fail before Redis counts as gone.
+const FAILURES_MAX: u32 = 3;
+
+/// Between two attempts to connect, and half as much again at random: all instances lose Redis at once.
+const RECONNECT_REST: Duration = Duration::from_millis(200);
+
+/// How often an instance says that it lives.
+const BEAT_PERIOD: Duration = Duration::from_secs(1);
+
+/// An instance that was not heard of for so many seconds is dead.
+const ALIVE_SECONDS: u32 = 5;
+
+/// Where the instances of the gateway are counted.
+const INSTANCES_KEY: &str = "onemind:instances";
+
+/// Calls that may wait to be written; at 50 ms for each there is no use in more.
+const WAITING_CALLS_MAX: usize = 4096;
+
+/// What `url` says where there is no Redis.
+const NO_REDIS: &str = "memory";
+
+/// Redis, where what instances share is kept.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// `redis://host:6379`, with TLS `rediss://…`, with a user and a database
+    /// `rediss://user:password@host:6379/0`; or `memory`: nothing is shared.
+    pub url: Secret,
+    /// PEM file of the authorities to trust with `rediss://`. Absent: those of the system.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Where to connect, none for `memory`; or what is wrong, without a word of the URL.
+    pub fn address(&self) -> Result<Option<ConnectionInfo>, String> {
+        let url = self.url.expose();
+        if url == NO_REDIS {
+            return Ok(None);
+        }
+        if !url.starts_with("redis://") && !url.starts_with("rediss://") {
+            return Err("`url` is not the address of a Redis server".to_owned());
+        }
+        if url.contains('#') {
+            return Err("`url` ends in a `#`, which means nothing here".to_owned());
+        }
+        // The cause of the library may repeat what is secret, but for its fixed part.
+        let info = url
+            .into_connection_info()
+            .map_err(|error| format!("`url` cannot be read: {}", fixed_part(&error)))?;
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let login = info.redis_settings().clone();
+        let login = login.set_protocol(ProtocolVersion::RESP3);
+        Ok(Some(info.set_tcp_settings(tcp).set_redis_settings(login)))
+    }
+}
+
+fn fixed_part(error: &RedisError) -> String {
+    let text = error.to_string();
+    let end = text.find(" - ").or(text.find(": ")).unwrap_or(text.len());
+    text[..end].to_lowercase()
+}
+
+/// Redis cannot be asked now, or did not answer in time. What was asked may have been done all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailable;
+
+/// A script, sent by its hash.
+pub struct Script {
+    text: String,
+    hash: String,
+}
+
+impl Script {
+    pub fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        let hash = ::redis::Script::new(&text).get_hash().to_owned();
+        Self { text, hash }
+    }
+
+    fn command(&self, keys: usize, by_hash: bool) -> Cmd {
+        let mut command = Cmd::new();
+        if by_hash {
+            command.arg("EVALSHA").arg(&self.hash);
+        } else {
+            command.arg("EVAL").arg(&self.text);
+        }
+        command.arg(keys);
+        command
+    }
+}
+
+/// Redis as the process sees it. Dropping it ends the connection.
+pub struct Redis {
+    shared: Arc<Shared>,
+    keeper: AbortHandle,
+}
+
+struct Shared {
+    client: Client,
+    /// None while Redis is gone.
+    link: ArcSwapOption<Link>,
+    /// The link was lost.
+    lost: Arc<Notify>,
+    /// Whether the first attempt to connect is over.
+    tried: AtomicBool,
+    /// The name of this process among those that share this Redis.
+    instance: String,
+    instances: AtomicU32,
+    alive: Script,
+    metrics: Arc<StoreMetrics>,
+}
+
+/// A connection, and how many of its last calls failed.
+struct Link {
+    connection: MultiplexedConnection,
+    failures: AtomicU32,
+    /// Whether Redis has closed it.
+    closed: Arc<AtomicBool>,
+}
+
+impl Redis {
+    /// Begins to connect. Must be called inside the runtime that is to carry the connection.
+    pub fn start(
+        settings: &Settings,
+        address: ConnectionInfo,
+        (instance, metrics): (&str, Arc<StoreMetrics>),
+    ) -> Result<Arc<Self>, String> {
+        let shared = Arc::new(Shared {
+            client: client(settings, address)?,
+            link: ArcSwapOption::empty(),
+            lost: Arc::default(),
+            tried: AtomicBool::new(false),
+            instance: instance.to_owned(),
+            instances: AtomicU32::new(1),
+            alive: Script::new(ALIVE),
+            metrics,
+        });
+        let keeper = tokio::spawn(Arc::clone(&shared).keep()).abort_handle();
+        Ok(Arc::new(Self { shared, keeper }))
+    }
+
+    /// Whether Redis answers, as far as we know.
+    pub fn is_up(&self) -> bool {
+        self.shared.link.load().is_some()
+    }
+
+    /// Whether the first attempt to connect is over, in vain or not.
+    pub fn was_tried(&self) -> bool {
+        self.shared.tried.load(Relaxed)
+    }
+
+    /// Gateways that share this Redis now, this one included; while it is gone, as many as there were.
+    pub fn instances(&self) -> u32 {
+        self.shared.instances.load(Relaxed).max(1)
+    }
+
+    /// Runs a script whose keys and arguments `fill` writes, in one round trip.
+    pub async fn script<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: usize,
+        fill: impl Fn(&mut Cmd),
+    ) -> Result<T, Unavailable> {
+        self.shared.script(script, keys, fill).await
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.keeper.abort();
+        self.shared.metrics.up.set(0);
+    }
+}
+
+fn client(settings: &Settings, address: ConnectionInfo) -> Result<Client, String> {
+    let is_tls = matches!(address.addr(), ConnectionAddr::TcpTls { .. });
+    let failed = |error: RedisError| fixed_part(&error);
+    match &settings.ca {
+        Some(ca) if is_tls => {
+            let pem = std::fs::read(ca)
+                .map_err(|error| format!("cannot read `{}`: {error}", ca.display()))?;
+            let certificates = TlsCertificates {
+                client_tls: None,
+                root_cert: Some(pem),
+            };
+            Client::build_with_tls(address, certificates).map_err(failed)
+        }
+        _ => Client::open(address).map_err(failed),
+    }
+}
+
+/// Notes that this instance lives, and counts those that do.
+const ALIVE: &str = r"
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
+return redis.call('ZCARD', KEYS[1])
+";
+
+impl Shared {
+    /// Connects, again and again, as long as the process wants Redis.
+    async fn keep(self: Arc<Self>) {
+        loop {
+            match self.connect().await {
+                Ok(link) => {
+                    self.link.store(Some(Arc::new(link)));
+                    if self.beat().await.is_ok() {
+                        event::store_found(&self.metrics);
+                        self.tried.store(true, Relaxed);
+                        self.stay().await;
+                    }
+                }
+                Err(why) => event::store_lost(&self.metrics, &why),
+            }
+            self.link.store(None);
+            self.tried.store(true, Relaxed);
+            sleep(RECONNECT_REST.mul_f64(1.0 + fastrand::f64() / 2.0)).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, String> {
+        let closed = Arc::new(AtomicBool::new(false));
+        let (flag, lost) = (Arc::clone(&closed), Arc::clone(&self.lost));
+        let noticed = move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                flag.store(true, Relaxed);
+                lost.notify_one();
+            }
+            Ok::<(), SendError>(())
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_push_sender(noticed)
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(WAITING_CALLS_MAX);
+        let connect = self
+            .client
+            .get_multiplexed_async_connection_with_config(&config);
+        match timeout(CONNECT_TIME_MAX, connect).await {
+            Ok(Ok(connection)) => Ok(Link {
+                connection,
+                failures: AtomicU32::new(0),
+                closed,
+            }),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no connection within {CONNECT_TIME_MAX:?}")),
+        }
+    }
+
+    /// Returns when the link is lost.
+    async fn stay(&self) {
+        while let Some(link) = self.link.load_full() {
+            if link.closed.load(Relaxed) {
+                return self.failed(&link, true, "it closed the connection");
+            }
+            drop(link);
+            tokio::select! {
+                () = self.lost.notified() => {}
+                // What failed has been counted.
+                () = sleep(BEAT_PERIOD) => drop(self.beat().await),
+            }
+        }
+    }
+
+    async fn beat(&self) -> Result<(), Unavailable> {
+        let fill = |command: &mut Cmd| {
+            command.arg(INSTANCES_KEY).arg(&self.instance);
+            command.arg(ALIVE_SECONDS);
+        };
+        let count: u32 = self.script(&self.alive, 1, fill).await?;
+        self.instances.store(count, Relaxed);
+        Ok(())
+    }
+
+    async fn script<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: usize,
+        fill: impl Fn(&mut Cmd),
+    ) -> Result<T, Unavailable> {
+        let Some(link) = self.link.load_full() else {
+            self.metrics.not_tried.inc();
+            return Err(Unavailable);
+        };
+        let mut connection = link.connection.clone();
+        let started = Instant::now();
+        let asked = timeout(CALL_TIME_MAX, ask(&mut connection, script, keys, fill)).await;
+        let took = started.elapsed();
+        self.metrics.duration.observe(took.as_secs_f64());
+        let Ok(answer) = asked else {
+            self.metrics.timed_out.inc();
+            self.failed(&link, false, "it does not answer in time");
+            return Err(Unavailable);
+        };
+        match answer.and_then(|value| Ok(::redis::from_redis_value(value)?)) {
+            Ok(answer) => {
+                self.metrics.ok.inc();
+                link.failures.store(0, Relaxed);
+                Ok(answer)
+            }
+            Err(error) => {
+                self.metrics.failed.inc();
+                let is_over = error.is_unrecoverable_error();
+                self.failed(&link, is_over, &error.to_string());
+                Err(Unavailable)
+            }
+        }
+    }
+
+    /// After three failures in a row, or one that no other call can survive, nobody waits any more.
+    fn failed(&self, link: &Arc<Link>, is_over: bool, why: &str) {
+        let failures = link.failures.fetch_add(1, Relaxed) + 1;
+        if failures < FAILURES_MAX && !is_over {
+            return;
+        }
+        let held = self.link.compare_and_swap(link, None);
+        if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, link)) {
+            event::store_lost(&self.metrics, why);
+            self.lost.notify_one();
+        }
+    }
+}
+
+/// By the hash of the script; with its text where Redis has forgotten it.
+async fn ask(
+    connection: &mut MultiplexedConnection,
+    script: &Script,
+    keys: usize,
+    fill: impl Fn(&mut Cmd),
+) -> Result<Value, RedisError> {
+    let command = |by_hash| {
+        let mut command = script.command(keys, by_hash);
+        fill(&mut command);
+        command
+    };
+    match connection.send_packed_command(&command(true)).await {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            connection.send_packed_command(&command(false)).await
+        }
+        answered => answered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(url: &str) -> Settings {
+        Settings {
+            url: Secret::new(url.to_owned()),
+            ca: None,
+        }
+    }
+
+    #[test]
+    fn every_form_of_address_is_read() {
+        for (url, address, user, database) in [
+            ("redis://h", "h:6379", None, 0),
+            ("redis://h:7000/3", "h:7000", None, 3),
+            ("redis://:pass@h", "h:6379", None, 0),
+            ("rediss://me:pass%2F@h:1", "h:1", Some("me"), 0),
+            ("redis://[::1]:6380", "::1:6380", None, 0),
+        ] {
+            let info = settings(url).address().expect(url).expect(url);
+            assert_eq!(info.addr().to_string(), address, "{url}");
+            assert_eq!(info.redis_settings().username(), user, "{url}");
+            assert_eq!(info.redis_settings().db(), database, "{url}");
+            assert!(info.tcp_settings().nodelay(), "{url}");
+        }
+        assert_eq!(
+            settings("memory").address().map(|info| info.is_none()),
+            Ok(true)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_the_secret() {
+        for url in [
+            "",
+            "h:6379",
+            "http://hidden@h",
+            "redis://",
+            "redis://me:hidden@",
+            "redis://me:hidden@h/one",
+            "redis://me:hidden@h:port",
+            "redis://me:hidden@h?protocol=hidden",
+            "rediss://me:hidden@h/#insecure",
+        ] {
+            let what = settings(url).address().expect_err(url);
+            assert!(what.starts_with("`url`"), "{url}: {what}");
+            assert!(!what.contains("hidden"), "{url}: {what}");
+        }
+    }
+}
