@@ -27,6 +27,8 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         | RejectKind::UpgradeNotAllowed
         | RejectKind::BodyTooLarge
         | RejectKind::TooManyWebSockets
+        | RejectKind::LimitReached
+        | RejectKind::LimitsUnavailable
         | RejectKind::Draining => Ending::Refused,
         RejectKind::NoHealthyEndpoint => Ending::NoHealthyEndpoint,
         RejectKind::QueueFull => Ending::QueueFull,

@@ -366,9 +366,9 @@ async fn ask(
         fill(&mut command);
         command
     };
-    match connection.send_packed_command(&command(true)).await {
+    match command(true).query_async(connection).await {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            connection.send_packed_command(&command(false)).await
+            command(false).query_async(connection).await
         }
         answered => answered,
     }

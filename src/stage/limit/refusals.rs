@@ -1,0 +1,115 @@
+//! What is refused until a known time: an attacker then costs Redis nothing.
+//!
+//! Exact: a count can only grow until that time, so whoever asked would be refused as well.
+
+use super::counter::Charge;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// About 8 MiB. Those beyond it are asked for each time.
+const REFUSALS_MAX: usize = 1 << 16;
+
+/// Refusals by key.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    known: Mutex<HashMap<String, Refusal>>,
+    count: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    until: Instant,
+    /// A reload may have changed it; then the refusal means nothing.
+    limit: u64,
+}
+
+impl Refusals {
+    /// Remembers that a charge asked at `asked` is refused for so long from then on.
+    pub fn note(&self, charge: &Charge, asked: Instant, wait: Duration) {
+        let Some(until) = asked.checked_add(wait) else {
+            return;
+        };
+        let mut known = self.lock();
+        if known.len() >= REFUSALS_MAX {
+            known.retain(|_, refusal| refusal.until > asked);
+        }
+        if known.len() < REFUSALS_MAX {
+            let limit = charge.quota.limit();
+            known.insert(charge.key.clone(), Refusal { until, limit });
+        }
+        self.count.store(known.len(), Relaxed);
+    }
+
+    /// The first of these charges that is refused, and for how long still.
+    pub fn find<'a>(
+        &self,
+        charges: impl Iterator<Item = &'a Charge>,
+        now: Instant,
+    ) -> Option<(usize, Duration)> {
+        if self.count.load(Relaxed) == 0 {
+            return None;
+        }
+        let mut known = self.lock();
+        let mut found = None;
+        for (at, charge) in charges.enumerate() {
+            let Some(refusal) = known.get(&charge.key).copied() else {
+                continue;
+            };
+            if refusal.until > now && refusal.limit == charge.quota.limit() {
+                found = Some((at, refusal.until - now));
+                break;
+            }
+            known.remove(&charge.key);
+        }
+        self.count.store(known.len(), Relaxed);
+        found
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Refusal>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::limit::quota::Quota;
+
+    fn charge(key: &str, limit: u64) -> Charge {
+        Charge {
+            key: key.to_owned(),
+            quota: Quota::InFlight { limit },
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_known_until_its_time_and_for_its_limit_only() {
+        let (refusals, now) = (Refusals::default(), Instant::now());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let find = |key, limit, seconds| {
+            let charges = [charge("free", 1), charge(key, limit)];
+            refusals.find(charges.iter(), at(seconds))
+        };
+        refusals.note(&charge("a", 5), now, Duration::from_secs(10));
+        assert_eq!(find("a", 5, 4), Some((1, Duration::from_secs(6))));
+        assert_eq!(find("b", 5, 4), None);
+        assert_eq!(find("a", 6, 4), None, "a reload has changed the limit");
+        refusals.note(&charge("a", 5), now, Duration::from_secs(10));
+        assert_eq!(find("a", 5, 10), None);
+        assert!(refusals.lock().is_empty());
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_remembered() {
+        let (refusals, now) = (Refusals::default(), Instant::now());
+        for caller in 0..=REFUSALS_MAX {
+            refusals.note(&charge(&caller.to_string(), 1), now, Duration::from_secs(9));
+        }
+        assert_eq!(refusals.lock().len(), REFUSALS_MAX);
+        let later = now + Duration::from_secs(9);
+        refusals.note(&charge("new", 1), later, Duration::from_secs(9));
+        assert_eq!(refusals.lock().len(), 1);
+    }
+}
