@@ -1,7 +1,7 @@
 //! Arrive, then be admitted: the order of these functions is the policy.
 
 use super::context::{Admission, Arrival, RequestContext, Sticky};
-use super::{answer, dispatch};
+use super::{answer, dispatch, limit};
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
 use crate::stage::listen::conn::facts_of;
@@ -113,6 +113,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         ..Admission::of(Arc::clone(&route))
     });
     limit_body(parts, &route)?;
+    limit::acquire(ctx, &route).await?;
     let Action::Forward(upstream) = &route.action else {
         return answer::fixed(&route.action);
     };

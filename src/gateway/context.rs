@@ -6,6 +6,8 @@ use crate::base::ending::Ending;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
 use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
+use crate::stage::limit::counters::Permits;
+use crate::stage::limit::headers::Headers as LimitHeaders;
 use crate::stage::listen::forwarded::ForwardedHeaders;
 use crate::stage::listen::trace::Trace;
 use crate::stage::upstream::endpoint::Endpoint;
@@ -75,6 +77,10 @@ pub struct Admission {
     pub tunnel: Option<Tunnel>,
     /// The cookie that binds the caller to an endpoint must be sent: none came, or a stale one.
     pub sticky: Sticky,
+    /// How the caller stands to its limits, for every answer.
+    pub limit_headers: Option<LimitHeaders>,
+    /// Places in flight that the request holds; given back on drop.
+    pub permits: Permits,
 }
 
 impl Admission {
@@ -86,6 +92,8 @@ impl Admission {
             large_body: false,
             tunnel: None,
             sticky: Sticky::Off,
+            limit_headers: None,
+            permits: Permits::default(),
         }
     }
 }
@@ -276,6 +284,13 @@ impl RequestContext {
         };
         if let Some(hsts) = &arrival.listener.hsts {
             head.insert_header("Strict-Transport-Security", hsts)?;
+        }
+        let admission = self.admission.as_ref();
+        if let Some(limits) = admission.and_then(|admission| admission.limit_headers.as_ref()) {
+            head.insert_header("RateLimit-Policy", &limits.policy)?;
+            if let Some(state) = &limits.state {
+                head.insert_header("RateLimit", state)?;
+            }
         }
         if let Some(route) = self.route() {
             super::headers::change_response(head, &route.response_headers)?;

@@ -54,7 +54,7 @@ pub fn dns_answered(pool: &PoolMetrics, name: &str, addresses: usize) {
 /// The store cannot be used; what it is for goes on without, as each user of it says.
 pub fn store_lost(store: &StoreMetrics, why: &str) {
     // One that stays away is an alarm of the metric, not a line for every attempt.
-    if store.lost() {
+    if store.answers(false) {
         warn!(
             why,
             "redis is gone; limits are kept without it until it is back"
@@ -66,7 +66,7 @@ pub fn store_lost(store: &StoreMetrics, why: &str) {
 
 /// The store can be used.
 pub fn store_found(store: &StoreMetrics) {
-    if store.found() {
+    if store.answers(true) {
         info!("redis answers");
     }
 }

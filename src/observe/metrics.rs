@@ -143,7 +143,7 @@ table! {
     limit_keys_evicted_total: counter[];
     /// Places in flight that could not be given back at once; they expire by themselves.
     limit_leases_left_total: counter[];
-    /// Whether the store answers: 1 yes, 0 no, -1 it was not asked yet.
+    /// Whether the store answers: 1 yes, 0 no.
     store_up: gauge[];
     /// Calls of the store. `not_tried` are those made while it is known to be gone.
     store_calls_total: counter[result];

@@ -27,6 +27,12 @@ impl AdminView for Server {
                 self.pools.prober.first_round_done(),
                 "the first round is not over",
             ),
+            // Only until the first answer: without Redis requests are served all the same.
+            part(
+                "redis",
+                self.gateway.current.load().counters.is_settled(),
+                "redis is being asked for the first time",
+            ),
         ]
     }
 
@@ -62,6 +68,10 @@ impl AdminView for Server {
             "listeners": snapshot.config.listeners.iter().map(|(name, listener)| {
                 (name.clone(), json!({ "address": listener.address, "tls": listener.tls.is_some() }))
             }).collect::<Map<_, _>>(),
+            "limits": {
+                "mode": snapshot.counters.mode().name(),
+                "instances": snapshot.counters.instances(),
+            },
             "routes": routes,
             "pools": pools,
         })
@@ -72,9 +82,11 @@ impl AdminView for Server {
     }
 
     fn refresh_metrics(&self) {
-        for upstream in self.gateway.current.load().upstreams.values() {
+        let snapshot = self.gateway.current.load();
+        for upstream in snapshot.upstreams.values() {
             upstream.refresh_metrics();
         }
+        snapshot.counters.refresh_metrics();
     }
 }
 

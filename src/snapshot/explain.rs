@@ -1,6 +1,8 @@
 //! `onemind explain`: what a request would meet, in sentences, without a running gateway.
 
 use crate::config::Config;
+use crate::config::check::limits::taken_by;
+use crate::stage::limit::rule::describe;
 use crate::stage::listen::settings::Settings as ListenerSettings;
 use crate::stage::route::explain;
 use crate::stage::route::settings::Settings as RouteSettings;
@@ -128,6 +130,7 @@ fn listener<'c>(config: &'c Config, uri: &Uri) -> Result<(&'c str, &'c ListenerS
 }
 
 fn explain_route(text: &mut String, config: &Config, route: &RouteSettings) {
+    explain_limits(text, config, route);
     if let Some(redirect) = &route.redirect {
         let answer = format_args!("redirect {} to {}", redirect.status, redirect.to);
         line(text, "action", answer);
@@ -167,6 +170,15 @@ fn explain_route(text: &mut String, config: &Config, route: &RouteSettings) {
         "not taken".to_owned()
     };
     line(text, "websocket", websockets);
+}
+
+fn explain_limits(text: &mut String, config: &Config, route: &RouteSettings) {
+    let rules = config.limits.rules();
+    for name in taken_by(route, rules.keys()) {
+        if let Some(rule) = rules.get(name) {
+            line(text, "limit", format_args!("{name}: {}", describe(rule)));
+        }
+    }
 }
 
 fn explain_pool(text: &mut String, pool: &PoolSettings) {

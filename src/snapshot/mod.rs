@@ -4,6 +4,7 @@
 //! a reload (health, counters, open WebSockets) lives in [`State`], keyed by stable names.
 
 mod explain;
+mod limits;
 mod route;
 mod state;
 mod tunnels;
@@ -18,6 +19,7 @@ pub use upstream::{Measures, Probed, Upstream, unix_now};
 use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
+use crate::stage::limit::counters::Counters;
 use crate::stage::listen::forwarded::TrustedProxies;
 use crate::stage::listen::settings::{HstsSettings, Settings as ListenerSettings};
 use crate::stage::route::table::Table;
@@ -32,6 +34,8 @@ pub struct Snapshot {
     pub config: Config,
     pub routes: Table<Arc<Route>>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    /// What limits count in.
+    pub counters: Arc<Counters>,
     pub listeners: HashMap<String, Arc<ListenerRules>>,
     pub trusted: TrustedProxies,
 }
@@ -52,18 +56,20 @@ impl Snapshot {
     pub fn build(config: Config, state: &State, revision: u64) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let upstreams = upstream::build_all(&config, state, &mut faults);
-        let routes = route::build_all(&config, &upstreams, state, &mut faults);
+        let rules = limits::build_all(&config, state, &mut faults);
+        let routes = route::build_all(&config, &(&upstreams, rules.as_ref()), state, &mut faults);
         let listeners = config.listeners.iter().map(|(name, settings)| {
             let rules = ListenerRules::new(name, settings, state);
             (name.clone(), Arc::new(rules))
         });
-        let Some(routes) = routes.filter(|_| !faults.has_errors()) else {
+        let (Some(routes), Some(rules), false) = (routes, rules, faults.has_errors()) else {
             return Err(faults.0);
         };
         let snapshot = Self {
             revision,
             routes,
             upstreams,
+            counters: rules.counters,
             listeners: listeners.collect(),
             trusted: TrustedProxies::new(&config.server.trusted_proxies),
             config,

@@ -1,9 +1,11 @@
 //! A route ready to serve: its pool found, its rewrites and headers compiled.
 
+use super::limits::Rules;
 use super::{State, TunnelCounts, Upstream, at};
 use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::RouteMetrics;
+use crate::stage::limit::limits::Limits;
 use crate::stage::route::rewrite::{Location, Rewrite};
 use crate::stage::route::settings::{HeaderRules, Respond, Settings};
 use crate::stage::route::table::Table;
@@ -22,6 +24,7 @@ pub struct Route {
     pub request_headers: HeaderChanges,
     pub response_headers: HeaderChanges,
     pub tunnels: Arc<TunnelCounts>,
+    pub limits: Limits,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -55,15 +58,18 @@ impl Route {
     }
 }
 
+/// What routes are made of: pools and rules, by name.
+pub(super) type Parts<'a> = (&'a BTreeMap<String, Arc<Upstream>>, Option<&'a Rules>);
+
 pub(super) fn build_all(
     config: &Config,
-    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    parts: &Parts<'_>,
     state: &State,
     faults: &mut Faults,
 ) -> Option<Table<Arc<Route>>> {
     let mut routes = Vec::new();
     for (name, settings) in &config.routes {
-        if let Some(route) = build(name, settings, upstreams, state, faults) {
+        if let Some(route) = build(name, settings, parts, state, faults) {
             routes.push((name.as_str(), settings, Arc::new(route)));
         }
     }
@@ -79,7 +85,7 @@ pub(super) fn build_all(
 fn build(
     name: &str,
     settings: &Settings,
-    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    (upstreams, rules): &Parts<'_>,
     state: &State,
     faults: &mut Faults,
 ) -> Option<Route> {
@@ -110,6 +116,7 @@ fn build(
             faults,
         ),
         tunnels: state.tunnels(name),
+        limits: rules.as_ref()?.of_route(settings),
         metrics: state.metrics.route(name),
         settings: settings.clone(),
     })

@@ -181,6 +181,11 @@ impl Redis {
         self.shared.tried.load(Relaxed)
     }
 
+    /// Sets the gauge of whether Redis answers; a store that a reload has replaced may have set it last.
+    pub fn refresh_metrics(&self) {
+        self.shared.metrics.show(self.is_up());
+    }
+
     /// Gateways that share this Redis now, this one included; while it is gone, as many as there were.
     pub fn instances(&self) -> u32 {
         self.shared.instances.load(Relaxed).max(1)
@@ -200,7 +205,6 @@ impl Redis {
 impl Drop for Redis {
     fn drop(&mut self) {
         self.keeper.abort();
-        self.shared.metrics.up.set(0);
     }
 }
 

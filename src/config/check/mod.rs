@@ -1,5 +1,6 @@
 //! What a document may say only as a whole: names that must exist, values that must agree.
 
+pub mod limits;
 mod listeners;
 mod pools;
 mod redis;
@@ -38,6 +39,7 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
     listeners::check(&mut report);
     pools::check(&mut report);
     routes::check(&mut report);
+    limits::check(&mut report);
     stages::check(&mut report);
     report.found
 }

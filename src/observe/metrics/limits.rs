@@ -4,14 +4,17 @@ use super::Metrics;
 use super::scope::Scope;
 use prometheus::{Histogram, IntCounter, IntGauge};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI8, Ordering::Relaxed};
 
 /// Where limits may be counted.
 const MODES: [&str; 3] = ["memory", "redis", "local"];
 
 /// The store as it is measured.
 pub struct StoreMetrics {
-    /// 1 while it answers, 0 while it does not, -1 before it was asked.
-    pub up: IntGauge,
+    /// 1 while it answers.
+    up: IntGauge,
+    /// The same of this store alone, -1 before it was asked: a reload may have made another.
+    known: AtomicI8,
     /// Seconds of a call.
     pub duration: Histogram,
     pub ok: IntCounter,
@@ -21,18 +24,15 @@ pub struct StoreMetrics {
 }
 
 impl StoreMetrics {
-    /// It does not answer. Returns whether that is news.
-    pub fn lost(&self) -> bool {
-        let before = self.up.get();
-        self.up.set(0);
-        before != 0
+    pub fn show(&self, answers: bool) {
+        self.up.set(i64::from(answers));
     }
 
-    /// It answers. Returns whether that is news.
-    pub fn found(&self) -> bool {
-        let before = self.up.get();
-        self.up.set(1);
-        before != 1
+    /// It answers now, or does not. Returns whether that is news.
+    pub fn answers(&self, answers: bool) -> bool {
+        let now = i8::from(answers);
+        self.show(answers);
+        self.known.swap(now, Relaxed) != now
     }
 }
 
@@ -102,11 +102,9 @@ impl Metrics {
         let unlabelled: &[&str] = &[];
         let table = &self.table;
         let calls = |result| table.store_calls_total.with_label_values(&[result]);
-        let up = table.store_up.with_label_values(unlabelled);
-        // Neither found nor lost yet: both will be news.
-        up.set(-1);
         Arc::new(StoreMetrics {
-            up,
+            up: table.store_up.with_label_values(unlabelled),
+            known: AtomicI8::new(-1),
             duration: table.store_duration_seconds.with_label_values(unlabelled),
             ok: calls("ok"),
             failed: calls("failed"),

@@ -46,7 +46,7 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     metrics.limits().set_mode("redis");
     let store = metrics.store();
     store.duration.observe(0.000_07);
-    assert!(store.found() && !store.found() && store.lost());
+    assert!(store.answers(true) && !store.answers(true) && store.answers(false));
     metrics.reloaded(true, 1_700_000_000);
     metrics.certificate("example.com", 1_800_000_000);
     (metrics, vec![route, pool, endpoint, listener, rule])

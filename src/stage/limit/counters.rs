@@ -159,6 +159,9 @@ impl Counters {
     /// Sets the gauges that are read only when somebody looks.
     pub fn refresh_metrics(&self) {
         self.metrics.set_mode(self.mode().name());
+        if let Some(remote) = &self.remote {
+            remote.shared.redis.refresh_metrics();
+        }
         let evicted = self.memory.evicted();
         let before = self.metrics.evicted.get();
         self.metrics.evicted.inc_by(evicted.saturating_sub(before));

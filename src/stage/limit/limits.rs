@@ -33,6 +33,10 @@ impl Limits {
         Self { rules, counters }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// Counts a request under all rules that are about it, or refuses it and counts it under none.
     pub async fn acquire(&self, subject: &Subject<'_>, now: impl FnOnce() -> Now) -> Decision {
         let (mut rules, mut charges) = (

@@ -97,7 +97,8 @@ fn quota() -> impl Strategy<Value = Quota> {
 fn step(rules: usize) -> impl Strategy<Value = Step> {
     let after_us = prop_oneof![
         6 => 0u64..2_000,
-        4 => 0u64..2_000_000,
+        6 => 0u64..200_000,
+        2 => 0u64..2_000_000,
         2 => 0u64..70_000_000,
         1 => 0u64..7_200_000_000,
     ];
@@ -112,7 +113,7 @@ fn step(rules: usize) -> impl Strategy<Value = Step> {
 
 fn case() -> impl Strategy<Value = (Vec<Quota>, Vec<Step>)> {
     proptest::collection::vec(quota(), 1..5).prop_flat_map(|quotas| {
-        let steps = proptest::collection::vec(step(quotas.len()), 1..80);
+        let steps = proptest::collection::vec(step(quotas.len()), 1..120);
         (Just(quotas), steps)
     })
 }
@@ -210,7 +211,7 @@ fn memory_redis_and_the_model_agree() {
         })
     };
     let mut runner = TestRunner::new(Config {
-        cases: 200,
+        cases: 400,
         failure_persistence: None,
         ..Config::default()
     });

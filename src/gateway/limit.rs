@@ -1,0 +1,37 @@
+//! Limits: who a request is to the rules of its route, and what they say of it.
+
+use super::context::RequestContext;
+use crate::base::reject::Reject;
+use crate::snapshot::Route;
+use crate::stage::limit::counters::Now;
+use crate::stage::limit::rule::Subject;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Counts the request under the rules of its route, or refuses it. What it holds it gives back when it ends.
+pub async fn acquire(ctx: &mut RequestContext, route: &Route) -> Result<(), Reject> {
+    if route.limits.is_empty() {
+        return Ok(());
+    }
+    let decision = route.limits.acquire(&subject(ctx, route), Now::read).await;
+    if let Some(admission) = &mut ctx.admission {
+        admission.limit_headers = decision.headers;
+        admission.permits = decision.permits;
+    }
+    decision.reject.map_or(Ok(()), Err)
+}
+
+/// Whoever settles who the caller is, and which model is asked, says so here.
+fn subject<'a>(ctx: &'a RequestContext, route: &'a Route) -> Subject<'a> {
+    let client = ctx.arrival.as_ref().map(|arrival| &arrival.client);
+    Subject {
+        user: None,
+        plan: None,
+        key: None,
+        provider: None,
+        model: None,
+        route: &route.name,
+        address: client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| {
+            client.subscriber()
+        }),
+    }
+}
