@@ -7,6 +7,7 @@ mod client_h2;
 mod gateway;
 mod load;
 mod ports;
+mod redis;
 #[cfg(test)]
 mod tests;
 mod reply;
@@ -21,6 +22,7 @@ pub use client_h2::ClientH2;
 pub use gateway::{Gateway, app, finish};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
+pub use redis::RedisServer;
 pub use reply::{Reply, Seen};
 pub use upstream::Upstream;
 pub use upstream_h2::{ReplyH2, UpstreamH2, map_of};
