@@ -103,6 +103,7 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         Action::Redirect { status, to } => {
             let location = to.apply(&found, query)?;
             ctx.admission = Some(Admission::of(Arc::clone(&route)));
+            limit::acquire(ctx, &route).await?;
             return answer::redirect(*status, &location);
         }
         Action::Respond { .. } => None,

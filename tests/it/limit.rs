@@ -69,6 +69,41 @@ async fn settled(gateways: &[Gateway]) {
     }
 }
 
+/// What 64 callers got, by user and status. They take turns at the gateways, and each of so many users asks
+/// so often; a gateway that is not there any more is left out.
+async fn crowd(gateways: &[Gateway], users: usize, each: usize) -> BTreeMap<(usize, u16), usize> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let tasks: Vec<_> = (0..64)
+        .map(|nth| {
+            let address = gateways[nth % gateways.len()].address("http");
+            let asked = Arc::clone(&asked);
+            tokio::spawn(async move {
+                let (mut client, mut seen) = (Client::direct(address).await, Vec::new());
+                loop {
+                    let turn = asked.fetch_add(1, SeqCst);
+                    if turn >= users * each {
+                        return seen;
+                    }
+                    let user = turn % users;
+                    let address = format!("10.0.{users}.{user}");
+                    let headers = [("x-forwarded-for", address.as_str())];
+                    match client.try_request("GET", "/", &headers, b"").await {
+                        Ok(answer) => seen.push((user, answer.status)),
+                        Err(_) => return seen,
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut counts = BTreeMap::new();
+    for task in tasks {
+        for seen in in_time("a caller", task).await.unwrap() {
+            *counts.entry(seen).or_default() += 1;
+        }
+    }
+    counts
+}
+
 #[tokio::test]
 async fn three_gateways_grant_exactly_the_limit_to_64_callers() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
@@ -84,53 +119,23 @@ limits:
     for _ in 0..3 {
         gateways.push(start(limits, &redis.url(), &app).await);
     }
-    // 12 users who may have 30 each, then 40 who share what is left of 500.
-    for (users, each_may, all) in [(12, 30, 360), (40, 30, 500)] {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let mut counts: BTreeMap<(usize, u16), usize> = BTreeMap::new();
-        let tasks: Vec<_> = (0..64)
-            .map(|nth| {
-                let address = gateways[nth % 3].address("http");
-                let asked = Arc::clone(&asked);
-                tokio::spawn(async move {
-                    let mut client = Client::direct(address).await;
-                    let mut seen = Vec::new();
-                    loop {
-                        let turn = asked.fetch_add(1, SeqCst);
-                        if turn >= users * 45 {
-                            return seen;
-                        }
-                        let user = turn % users;
-                        let answer = from(&mut client, &format!("10.0.{users}.{user}")).await;
-                        seen.push((user, answer.status));
-                    }
-                })
-            })
-            .collect();
-        for task in tasks {
-            for seen in in_time("a caller", task).await.unwrap() {
-                *counts.entry(seen).or_default() += 1;
-            }
-        }
-        let granted = |user| counts.get(&(user, 200)).copied().unwrap_or_default();
-        let refused = |user| counts.get(&(user, 429)).copied().unwrap_or_default();
+    // 12 users who may have 30 each; then 40 who share what is left of 500, for refusals take nothing.
+    for (users, left) in [(12, 360), (40, 140)] {
+        let counts = crowd(&gateways, users, 45).await;
+        let count = |user, status| counts.get(&(user, status)).copied().unwrap_or(0_usize);
         for user in 0..users {
-            assert_eq!(granted(user) + refused(user), 45, "{counts:?}");
-            assert!(granted(user) <= each_may, "user {user} of {counts:?}");
+            assert_eq!(count(user, 200) + count(user, 429), 45, "{counts:?}");
+            assert!(count(user, 200) <= 30, "user {user} of {counts:?}");
         }
-        let sum: usize = (0..users).map(granted).sum();
-        // The second round finds 360 taken by the first, and its refusals have taken nothing.
-        let left = if users == 12 { all } else { all - 360 };
-        assert_eq!(sum, left, "{counts:?}");
+        let granted: usize = (0..users).map(|user| count(user, 200)).sum();
+        assert_eq!(granted, left, "{counts:?}");
     }
     let key = redis.ask("KEYS limit:all:*");
     assert_eq!(redis.ask(&format!("GET {key}")), "500");
-    // Whatever was in flight has been given back.
-    eventually("all places are free", async || {
+    eventually("whatever was in flight has been given back", async || {
         redis.ask("KEYS *:held").is_empty().then_some(())
     })
     .await;
-    // The sum over three gateways is what was granted.
     let mut sum = 0;
     for gateway in &gateways {
         eventually("three gateways know of each other", async || {
@@ -140,6 +145,55 @@ limits:
         sum += decisions(gateway, "all", "allowed").await;
     }
     assert_eq!(sum, 500);
+}
+
+#[tokio::test]
+async fn whatever_dies_no_more_is_granted_than_was_stated() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let limits = "limits: { rules: { user: { by: user, requests: 100, per: day } } }";
+    let mut gateways = Vec::new();
+    for _ in 0..3 {
+        gateways.push(start(limits, &redis.url(), &app).await);
+    }
+    for gateway in &gateways {
+        eventually("three gateways know of each other", async || {
+            (gateway.status().await["limits"]["instances"] == 3).then_some(())
+        })
+        .await;
+    }
+    let disasters = async {
+        let granted = |at_least| {
+            let app = &app;
+            async move || {
+                eventually("requests are answered", async || {
+                    (app.count() >= at_least).then_some(())
+                })
+                .await;
+            }
+        };
+        granted(100)().await;
+        gateways[0].signal("KILL");
+        granted(200)().await;
+        redis.kill();
+        granted(900)().await;
+        redis.restart();
+        mode_is(&gateways[1], "redis").await;
+        redis.signal("STOP");
+        mode_is(&gateways[2], "local").await;
+        redis.signal("CONT");
+        mode_is(&gateways[2], "redis").await;
+    };
+    let (counts, ()) = tokio::join!(crowd(&gateways, 40, 2_000), disasters);
+    for user in 0..40 {
+        // Redis before, each by itself while it was gone, and a Redis that has forgotten.
+        let granted = counts.get(&(user, 200)).copied().unwrap_or(0);
+        assert!((100..=300).contains(&granted), "user {user}: {counts:?}");
+    }
+    let statuses = counts.keys().all(|(_, status)| [200, 429].contains(status));
+    assert!(statuses, "{counts:?}");
+    for gateway in &gateways[1..] {
+        assert_eq!(decisions(gateway, "user", "unavailable").await, 0);
+    }
 }
 
 #[tokio::test]
@@ -474,6 +528,7 @@ routes:
   none: { path: /none, pool: app, limits: [] }
   fixed: { path: /fixed, respond: {} }
   limited: { path: /limited, respond: {}, limits: more }
+  moved: { path: /moved, redirect: { to: /x }, limits: more }
 ";
     let gateway = Gateway::start(yaml, &[("app", &app)]).await;
     for (path, statuses) in [
@@ -482,6 +537,7 @@ routes:
         ("/none", [200, 200]),
         ("/fixed", [200, 200]),
         ("/limited", [429, 429]),
+        ("/moved", [429, 429]),
     ] {
         for status in statuses {
             assert_eq!(gateway.get(path).await.status, status, "{path}");

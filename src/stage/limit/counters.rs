@@ -177,12 +177,12 @@ impl Counters {
         if let Some((at, wait)) = self.refusals.find(charges.iter(), now.instant) {
             return refused_locally(charges.len(), at, wait);
         }
-        let Ok(taken) = remote.shared.take(charges, &lease.id).await else {
-            if !lease.keys.is_empty() {
-                remote.leases.give_back(lease);
-            }
+        let asking = Asking(remote, lease);
+        let Ok(taken) = remote.shared.take(charges, &asking.1.id).await else {
+            drop(asking);
             return self.without_redis(rules, charges, now);
         };
+        let lease = asking.answered();
         if !taken.granted {
             for (charge, level) in charges.iter().zip(&taken.levels) {
                 if !level.allows && level.after_ms > 0 {
@@ -274,6 +274,24 @@ impl Remote {
         let shared = Arc::new(Shared::new(redis));
         let leases = Leases::start(Arc::clone(&shared), Arc::clone(metrics));
         Self { shared, leases }
+    }
+}
+
+/// A lease of which nobody knows yet whether it is held: Redis does not answer, or the caller leaves
+/// before it does. On drop it is given back.
+struct Asking<'a>(&'a Remote, Lease);
+
+impl Asking<'_> {
+    fn answered(mut self) -> Lease {
+        std::mem::take(&mut self.1)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.1.keys.is_empty() {
+            self.0.leases.give_back(std::mem::take(&mut self.1));
+        }
     }
 }
 

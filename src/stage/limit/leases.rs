@@ -23,7 +23,7 @@ const WAITING_MAX: usize = 1 << 14;
 const BATCH: usize = 256;
 
 /// What one request holds.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Lease {
     pub id: Arc<str>,
     pub keys: Arc<[String]>,

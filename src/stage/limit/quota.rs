@@ -206,6 +206,37 @@ mod tests {
         assert_eq!((once.allows, once.after_ms), (false, 110_000));
     }
 
+    /// How many of a crowd that asks every 10 ms, from half a second before a window ends to half a second
+    /// after, are let through.
+    fn granted_around_the_boundary(sliding: bool) -> u64 {
+        let (window_ms, mut counts, mut granted) = (60_000, Counts::default(), 0);
+        for at_ms in (59_500u64..60_500).step_by(10) {
+            if at_ms == window_ms {
+                let previous = if sliding { counts.current } else { 0 };
+                counts = Counts {
+                    current: 0,
+                    previous,
+                };
+            }
+            let window = Window {
+                limit: 30,
+                window_ms,
+                elapsed_ms: at_ms % window_ms,
+            };
+            if window.level(counts, sliding).allows {
+                counts.current += 1;
+                granted += 1;
+            }
+        }
+        granted
+    }
+
+    #[test]
+    fn a_fixed_window_lets_twice_as_many_through_where_two_meet_and_a_sliding_one_does_not() {
+        assert_eq!(granted_around_the_boundary(false), 60);
+        assert_eq!(granted_around_the_boundary(true), 30);
+    }
+
     #[test]
     fn a_burst_is_kept_for_later_and_restored_one_by_one() {
         let gcra = Gcra::new(60, 60_000, 3);
