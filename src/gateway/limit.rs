@@ -1,11 +1,11 @@
 //! Limits: who a request is to the rules of its route, and what they say of it.
 
 use super::context::RequestContext;
+use crate::base::client::Client;
 use crate::base::reject::Reject;
 use crate::snapshot::Route;
 use crate::stage::limit::counters::Now;
 use crate::stage::limit::rule::Subject;
-use std::net::{IpAddr, Ipv4Addr};
 
 /// Counts the request under the rules of its route, or refuses it. What it holds it gives back when it ends.
 pub async fn acquire(ctx: &mut RequestContext, route: &Route) -> Result<(), Reject> {
@@ -29,9 +29,7 @@ fn subject<'a>(ctx: &'a RequestContext, route: &'a Route) -> Subject<'a> {
         key: None,
         provider: None,
         model: None,
-        route: &route.name,
-        address: client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |client| {
-            client.subscriber()
-        }),
+        route: Some(&route.name),
+        address: client.map(Client::subscriber),
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 pub(super) struct Rules {
     by_name: BTreeMap<String, Arc<Rule>>,
-    pub(super) counters: Arc<Counters>,
+    counters: Arc<Counters>,
 }
 
 pub(super) fn build_all(config: &Config, state: &State, faults: &mut Faults) -> Option<Rules> {
@@ -36,6 +36,11 @@ pub(super) fn build_all(config: &Config, state: &State, faults: &mut Faults) -> 
 }
 
 impl Rules {
+    pub(super) fn all(&self) -> Limits {
+        let rules = self.by_name.values().cloned();
+        Limits::new(rules.collect(), Arc::clone(&self.counters))
+    }
+
     /// Those that a route takes, in the order of their names: so they are told in headers.
     pub(super) fn of_route(&self, settings: &Settings) -> Limits {
         let names = taken_by(settings, self.by_name.keys());

@@ -19,7 +19,7 @@ pub use upstream::{Measures, Probed, Upstream, unix_now};
 use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
-use crate::stage::limit::counters::Counters;
+use crate::stage::limit::limits::Limits;
 use crate::stage::listen::forwarded::TrustedProxies;
 use crate::stage::listen::settings::{HstsSettings, Settings as ListenerSettings};
 use crate::stage::route::table::Table;
@@ -34,8 +34,8 @@ pub struct Snapshot {
     pub config: Config,
     pub routes: Table<Arc<Route>>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
-    /// What limits count in.
-    pub counters: Arc<Counters>,
+    /// All rules, whichever route takes them.
+    pub limits: Limits,
     pub listeners: HashMap<String, Arc<ListenerRules>>,
     pub trusted: TrustedProxies,
 }
@@ -69,7 +69,7 @@ impl Snapshot {
             revision,
             routes,
             upstreams,
-            counters: rules.counters,
+            limits: rules.all(),
             listeners: listeners.collect(),
             trusted: TrustedProxies::new(&config.server.trusted_proxies),
             config,

@@ -486,6 +486,56 @@ async fn a_place_outlives_a_redis_that_forgot_it() {
 }
 
 #[tokio::test]
+async fn an_operator_sees_where_a_user_stands_and_can_give_a_fresh_start() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let limits = "
+limits:
+  rules:
+    user: { by: user, requests: 3, per: day }
+    bucket: { by: user, requests: 4, per: day, algorithm: gcra }
+    slots: { by: user, in_flight: 9 }
+    all: { requests: 100, per: day }
+    model: { by: [user, model], requests: 1 }
+";
+    for url in ["memory".to_owned(), redis.url()] {
+        let gateway = start(limits, &url, &app).await;
+        let remaining = async || {
+            let page = "/status/limits?address=10.0.0.1";
+            let seen = gateway.admin("GET", page).await.json();
+            let rules = seen["rules"].as_array().expect("rules").clone();
+            let rules = rules.into_iter().map(|rule| {
+                let name = rule["rule"].as_str().unwrap_or_default().to_owned();
+                (name, rule["remaining"].as_u64().expect("a number"))
+            });
+            rules.collect::<BTreeMap<_, _>>()
+        };
+        let of =
+            |rows: [(&str, u64); 4]| BTreeMap::from(rows.map(|(name, n)| (name.to_owned(), n)));
+        let fresh = [("all", 100), ("bucket", 4), ("slots", 9), ("user", 3)];
+        assert_eq!(remaining().await, of(fresh), "{url}");
+        assert_eq!(granted(&gateway, "10.0.0.1", 5).await, 3);
+        eventually(
+            "places are given back, and the rest is counted",
+            async || {
+                let spent = [("all", 97), ("bucket", 1), ("slots", 9), ("user", 0)];
+                (remaining().await == of(spent)).then_some(())
+            },
+        )
+        .await;
+        let page = "/limits/reset?address=10.0.0.1";
+        let reset = gateway.admin("POST", page).await;
+        assert_eq!(
+            reset.json()["reset"],
+            serde_json::json!(["bucket", "slots", "user"])
+        );
+        let after = [("all", 97), ("bucket", 4), ("slots", 9), ("user", 3)];
+        assert_eq!(remaining().await, of(after), "{url}");
+        assert_eq!(granted(&gateway, "10.0.0.1", 5).await, 3, "{url}");
+        gateway.settled().await;
+    }
+}
+
+#[tokio::test]
 async fn a_script_that_redis_has_forgotten_is_sent_again() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
     let limits = "limits: { rules: { user: { by: user, requests: 3, per: day } } }";

@@ -4,14 +4,14 @@
 
 use super::counter::memory::Memory;
 use super::counter::redis::Shared;
-use super::counter::{Charge, Taken};
+use super::counter::{Charge, Levels, Taken};
 use super::leases::{Lease, Leases};
 use super::quota::{Level, Quota};
 use super::refusals::Refusals;
 use super::rule::Rule;
 use super::settings::WithoutRedis;
 use crate::observe::metrics::{LimitMetrics, Metrics};
-use crate::store::redis::{Redis, Settings};
+use crate::store::redis::{Redis, Settings, Unavailable};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -192,6 +192,25 @@ impl Counters {
             }
         }
         self.outcome(&taken, lease, true)
+    }
+
+    /// How these charges stand; nothing is counted. None while Redis is gone.
+    pub async fn look(&self, charges: &[Charge], now: Now) -> Option<Levels> {
+        match &self.remote {
+            None => Some(self.memory.look(charges, now.unix_us)),
+            Some(remote) => remote.shared.look(charges).await.ok(),
+        }
+    }
+
+    /// Forgets what was counted, but for places in flight. Other instances may refuse from memory for five
+    /// seconds still.
+    pub async fn reset(&self, charges: &[Charge]) -> Result<(), Unavailable> {
+        self.memory.reset(charges);
+        if let Some(remote) = &self.remote {
+            remote.shared.reset(charges).await?;
+        }
+        self.refusals.forget(charges);
+        Ok(())
     }
 
     fn lease(&self, charges: &[Charge]) -> Lease {

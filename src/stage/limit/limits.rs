@@ -3,8 +3,10 @@
 use super::counter::Charge;
 use super::counters::{Counters, Now, Outcome, Permits, Verdict};
 use super::headers::Headers;
+use super::quota::{Level, Quota};
 use super::rule::{Rule, Subject};
 use crate::base::reject::{Reject, RejectKind};
+use crate::store::redis::Unavailable;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,22 +35,45 @@ impl Limits {
         Self { rules, counters }
     }
 
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// The rules that are about this subject, and how it stands to them; none while Redis is gone.
+    pub async fn look(
+        &self,
+        subject: &Subject<'_>,
+        now: Now,
+    ) -> Vec<(&Rule, Quota, Option<Level>)> {
+        let (rules, charges) = self.charges(subject);
+        let levels = self.counters.look(&charges, now).await;
+        let pairs = rules.into_iter().zip(&charges).enumerate();
+        pairs
+            .map(|(at, (rule, charge))| {
+                let level = levels.as_ref().map(|levels| levels[at]);
+                (rule, charge.quota, level)
+            })
+            .collect()
+    }
+
+    /// Forgets what was counted of this subject, but for places in flight; the rules it was counted by.
+    /// What is counted of all callers together stays.
+    pub async fn reset(&self, subject: &Subject<'_>) -> Result<Vec<&Rule>, Unavailable> {
+        let (rules, charges) = self.charges(subject);
+        let apart = rules.into_iter().zip(charges);
+        let (rules, charges): (Vec<&Rule>, Vec<Charge>) =
+            apart.filter(|(rule, _)| rule.tells_apart()).unzip();
+        self.counters.reset(&charges).await?;
+        Ok(rules)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
 
     /// Counts a request under all rules that are about it, or refuses it and counts it under none.
     pub async fn acquire(&self, subject: &Subject<'_>, now: impl FnOnce() -> Now) -> Decision {
-        let (mut rules, mut charges) = (
-            SmallVec::<[&Rule; 4]>::new(),
-            SmallVec::<[Charge; 4]>::new(),
-        );
-        for rule in &self.rules {
-            if let Some(charge) = rule.charge(subject) {
-                rules.push(rule);
-                charges.push(charge);
-            }
-        }
+        let (rules, charges) = self.charges(subject);
         if rules.is_empty() {
             return Decision::default();
         }
@@ -83,6 +108,16 @@ impl Limits {
             }
         }
         decision
+    }
+}
+
+impl Limits {
+    fn charges(&self, subject: &Subject<'_>) -> (SmallVec<[&Rule; 4]>, SmallVec<[Charge; 4]>) {
+        let about = self.rules.iter().filter_map(|rule| {
+            let charge = rule.charge(subject)?;
+            Some((&**rule, charge))
+        });
+        about.unzip()
     }
 }
 

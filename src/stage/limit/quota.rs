@@ -33,6 +33,14 @@ impl Quota {
         }
     }
 
+    /// None for places in flight.
+    pub fn window_ms(self) -> Option<u64> {
+        match self {
+            Self::Window { window_ms, .. } | Self::Gcra { window_ms, .. } => Some(window_ms),
+            Self::InFlight { .. } => None,
+        }
+    }
+
     /// The same with another limit; a burst keeps its proportion.
     #[must_use]
     pub fn with_limit(self, to: u64) -> Self {

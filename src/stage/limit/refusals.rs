@@ -1,6 +1,7 @@
 //! What is refused until a known time: an attacker then costs Redis nothing.
 //!
-//! Exact: a count can only grow until that time, so whoever asked would be refused as well.
+//! Exact: a count can only grow until that time, so whoever asked would be refused as well. Only an operator
+//! can make it smaller, so what is remembered is asked for again after [`MEMORY_MAX`].
 
 use super::counter::Charge;
 use std::collections::HashMap;
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 /// About 8 MiB. Those beyond it are asked for each time.
 const REFUSALS_MAX: usize = 1 << 16;
 
+/// No refusal is believed for longer without asking: counts may have been reset.
+pub const MEMORY_MAX: Duration = Duration::from_secs(5);
+
 /// Refusals by key.
 #[derive(Debug, Default)]
 pub struct Refusals {
@@ -20,7 +24,10 @@ pub struct Refusals {
 
 #[derive(Debug, Clone, Copy)]
 struct Refusal {
+    /// When the charge will be allowed.
     until: Instant,
+    /// When to ask again.
+    believed_until: Instant,
     /// A reload may have changed it; then the refusal means nothing.
     limit: u64,
 }
@@ -33,11 +40,16 @@ impl Refusals {
         };
         let mut known = self.lock();
         if known.len() >= REFUSALS_MAX {
-            known.retain(|_, refusal| refusal.until > asked);
+            known.retain(|_, refusal| refusal.believed_until > asked);
         }
         if known.len() < REFUSALS_MAX {
             let limit = charge.quota.limit();
-            known.insert(charge.key.clone(), Refusal { until, limit });
+            let refusal = Refusal {
+                until,
+                believed_until: until.min(asked + MEMORY_MAX),
+                limit,
+            };
+            known.insert(charge.key.clone(), refusal);
         }
         self.count.store(known.len(), Relaxed);
     }
@@ -57,7 +69,7 @@ impl Refusals {
             let Some(refusal) = known.get(&charge.key).copied() else {
                 continue;
             };
-            if refusal.until > now && refusal.limit == charge.quota.limit() {
+            if refusal.believed_until > now && refusal.limit == charge.quota.limit() {
                 found = Some((at, refusal.until - now));
                 break;
             }
@@ -65,6 +77,15 @@ impl Refusals {
         }
         self.count.store(known.len(), Relaxed);
         found
+    }
+
+    /// What was remembered of these charges.
+    pub fn forget(&self, charges: &[Charge]) {
+        let mut known = self.lock();
+        for charge in charges {
+            known.remove(&charge.key);
+        }
+        self.count.store(known.len(), Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Refusal>> {
@@ -96,9 +117,14 @@ mod tests {
         assert_eq!(find("a", 5, 4), Some((1, Duration::from_secs(6))));
         assert_eq!(find("b", 5, 4), None);
         assert_eq!(find("a", 6, 4), None, "a reload has changed the limit");
+        refusals.note(&charge("a", 5), now, Duration::from_secs(3));
+        assert_eq!(find("a", 5, 3), None);
         refusals.note(&charge("a", 5), now, Duration::from_secs(10));
-        assert_eq!(find("a", 5, 10), None);
+        assert_eq!(find("a", 5, 5), None, "it is time to ask again");
         assert!(refusals.lock().is_empty());
+        refusals.note(&charge("a", 5), now, Duration::from_secs(10));
+        refusals.forget(&[charge("a", 5)]);
+        assert_eq!(find("a", 5, 1), None);
     }
 
     #[test]

@@ -23,9 +23,9 @@ pub struct Subject<'a> {
     pub key: Option<&'a str>,
     pub provider: Option<&'a str>,
     pub model: Option<&'a str>,
-    pub route: &'a str,
-    /// The caller's address, of which one subscriber holds no other: IPv6 by its /64.
-    pub address: IpAddr,
+    pub route: Option<&'a str>,
+    /// The caller's address; IPv6 by its /64, which is what one subscriber holds.
+    pub address: Option<IpAddr>,
 }
 
 /// A rule.
@@ -53,6 +53,11 @@ impl Rule {
             users: settings.users.clone(),
             plans: settings.plans.clone(),
         })
+    }
+
+    /// Whether it counts some callers apart from others.
+    pub fn tells_apart(&self) -> bool {
+        !self.by.is_empty()
     }
 
     /// What this request would be charged; none if the rule is not about it.
@@ -143,20 +148,20 @@ fn word(setting: &impl serde::Serialize) -> String {
 
 fn write_value(key: &mut String, dimension: Dimension, subject: &Subject<'_>) -> Option<()> {
     let value: Cow<'_, str> = match dimension {
-        Dimension::User => subject.user.map_or_else(
-            || {
+        Dimension::User => match (subject.user, subject.address) {
+            (Some(user), _) => Cow::Borrowed(user),
+            (None, address) => {
                 // No user's value begins so: a `~` in one is escaped.
                 key.push('~');
-                Cow::Owned(subject.address.to_string())
-            },
-            Cow::Borrowed,
-        ),
+                Cow::Owned(address?.to_string())
+            }
+        },
         Dimension::Plan => Cow::Borrowed(subject.plan?),
         Dimension::Key => Cow::Borrowed(subject.key?),
         Dimension::Provider => Cow::Borrowed(subject.provider?),
         Dimension::Model => Cow::Borrowed(subject.model?),
-        Dimension::Route => Cow::Borrowed(subject.route),
-        Dimension::Address => Cow::Owned(subject.address.to_string()),
+        Dimension::Route => Cow::Borrowed(subject.route?),
+        Dimension::Address => Cow::Owned(subject.address?.to_string()),
     };
     escape(key, &value);
     Some(())
@@ -193,8 +198,8 @@ mod tests {
             key: None,
             provider,
             model: None,
-            route: "chat",
-            address: "2001:db8::".parse().unwrap(),
+            route: Some("chat"),
+            address: "2001:db8::".parse().ok(),
         }
     }
 

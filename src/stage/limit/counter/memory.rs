@@ -71,11 +71,7 @@ impl Memory {
     /// Counts everything or nothing, at `now_us` since 1970. Places in flight are held by `lease`.
     pub fn take(&self, charges: &[Charge], lease: &str, now_us: u64) -> Taken {
         let mut kept = self.lock();
-        let levels = charges.iter().map(|charge| {
-            let count = kept.by_key.get(&charge.key);
-            level(count, charge.quota, now_us)
-        });
-        let mut levels: Levels = levels.collect();
+        let mut levels = kept.levels(charges, now_us);
         let granted = levels.iter().all(|level| level.allows);
         if granted {
             kept.make_room(charges.len(), self.keys_max, now_us);
@@ -85,6 +81,21 @@ impl Memory {
             }
         }
         Taken { granted, levels }
+    }
+
+    /// How these charges stand; nothing is counted.
+    pub fn look(&self, charges: &[Charge], now_us: u64) -> Levels {
+        self.lock().levels(charges, now_us)
+    }
+
+    /// Forgets what was counted, but for places in flight.
+    pub fn reset(&self, charges: &[Charge]) {
+        let mut kept = self.lock();
+        for charge in charges {
+            if !matches!(charge.quota, Quota::InFlight { .. }) {
+                kept.by_key.remove(&charge.key);
+            }
+        }
     }
 
     /// A place in flight is free again.
@@ -110,6 +121,14 @@ impl Memory {
 }
 
 impl Kept {
+    fn levels(&self, charges: &[Charge], now_us: u64) -> Levels {
+        let levels = charges.iter().map(|charge| {
+            let count = self.by_key.get(&charge.key);
+            level(count, charge.quota, now_us)
+        });
+        levels.collect()
+    }
+
     fn add(&mut self, charge: &Charge, lease: (&str, u64), now_us: u64) {
         let before = self.by_key.get(&charge.key);
         let millis = now_us / 1_000;

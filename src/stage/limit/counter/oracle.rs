@@ -200,7 +200,7 @@ fn memory_redis_and_the_model_agree() {
         runtime.block_on(async {
             match asked {
                 Asked::Take(shared, charges, lease, now) => shared
-                    .take_at(charges, lease, Some(now))
+                    .take_at(charges, (lease, LEASE_MS), Some(now))
                     .await
                     .expect("redis answers"),
                 Asked::GiveBack(shared, place) => {

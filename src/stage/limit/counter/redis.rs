@@ -28,6 +28,23 @@ end
 return #KEYS
 ";
 
+/// Forgets what was counted: this window and the one before, or the debt of a bucket. ARGV: windows in ms, 0
+/// for no window.
+const RESET: &str = r"
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+for i, key in ipairs(KEYS) do
+  local window = tonumber(ARGV[i])
+  if window == 0 then
+    redis.call('DEL', key)
+  else
+    local index = math.floor(now / window)
+    redis.call('DEL', key .. ':' .. string.format('%.0f', index), key .. ':' .. string.format('%.0f', index - 1))
+  end
+end
+return #KEYS
+";
+
 /// A place in flight: its key, and by which lease it is held.
 pub type Place = (String, String);
 
@@ -37,6 +54,7 @@ pub struct Shared {
     take: Script,
     give_back: Script,
     renew: Script,
+    reset: Script,
 }
 
 impl Shared {
@@ -55,25 +73,55 @@ impl Shared {
             take: Script::new(take),
             give_back: Script::new(GIVE_BACK),
             renew: Script::new(RENEW),
+            reset: Script::new(RESET),
         }
     }
 
     /// Counts everything or nothing. Places in flight are held by `lease`.
     pub async fn take(&self, charges: &[Charge], lease: &str) -> Result<Taken, Unavailable> {
-        self.take_at(charges, lease, None).await
+        self.take_at(charges, (lease, LEASE_MS), None).await
+    }
+
+    /// How these charges stand; nothing is counted.
+    pub async fn look(&self, charges: &[Charge]) -> Result<Levels, Unavailable> {
+        let taken = self.take_at(charges, ("", 0), None).await?;
+        Ok(taken.levels)
+    }
+
+    /// Forgets what was counted, but for places in flight.
+    pub async fn reset(&self, charges: &[Charge]) -> Result<(), Unavailable> {
+        let counted: Vec<(&str, u64)> = charges
+            .iter()
+            .filter_map(|charge| match charge.quota {
+                Quota::Window { window_ms, .. } => Some((charge.key.as_str(), window_ms)),
+                Quota::Gcra { .. } => Some((charge.key.as_str(), 0)),
+                Quota::InFlight { .. } => None,
+            })
+            .collect();
+        let fill = |command: &mut Cmd| {
+            for (key, _) in &counted {
+                command.arg(*key);
+            }
+            for (_, window_ms) in &counted {
+                command.arg(*window_ms);
+            }
+        };
+        let answer: u64 = self.redis.script(&self.reset, counted.len(), fill).await?;
+        debug_assert_eq!(answer, counted.len() as u64);
+        Ok(())
     }
 
     pub(super) async fn take_at(
         &self,
         charges: &[Charge],
-        lease: &str,
+        (lease, lease_ms): (&str, u64),
         now_us: Option<u64>,
     ) -> Result<Taken, Unavailable> {
         let fill = |command: &mut Cmd| {
             for charge in charges {
                 command.arg(&charge.key);
             }
-            command.arg(lease).arg(LEASE_MS);
+            command.arg(lease).arg(lease_ms);
             for charge in charges {
                 write(command, charge.quota);
             }

@@ -1,5 +1,5 @@
 -- All charges of a request, or none. The arithmetic is that of `quota.rs`, where it is explained.
--- KEYS: what each charge counts under. ARGV: a lease, its milliseconds, and for each key
+-- KEYS: what each charge counts under. ARGV: a lease, its milliseconds (0: only look), and for each key
 -- its kind (s, f: sliding and fixed window; g: gcra; l: leases), limit, window in ms, burst.
 local time = redis.call('TIME')
 local us = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -58,8 +58,8 @@ for i, key in ipairs(KEYS) do
   answer[3 * i - 1], answer[3 * i], answer[3 * i + 1] = allows and 1 or 0, remaining, after
 end
 
-if not granted then
-  answer[1] = 0
+if not granted or lease_ms == 0 then
+  answer[1] = granted and 1 or 0
   return answer
 end
 for i, charge in ipairs(charges) do
