@@ -15,4 +15,5 @@ pub mod admin;
 pub mod snapshot;
 pub mod config;
 pub mod observe;
+pub mod wire;
 pub mod base;
