@@ -30,6 +30,7 @@ pub enum RejectKind {
 
 impl RejectKind {
     /// Status, stable code, sentence: what the caller is told.
+    #[expect(clippy::too_many_lines, reason = "one row for each")]
     pub fn describe(self) -> (u16, &'static str, &'static str) {
         match self {
             Self::BadRequest => (400, "bad_request", "the request cannot be understood"),

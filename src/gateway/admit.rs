@@ -1,7 +1,7 @@
 //! Arrive, then be admitted: the order of these functions is the policy.
 
-use super::context::{Admission, Arrival, RequestContext, Sticky};
 use super::caller::Caller;
+use super::context::{Admission, Arrival, RequestContext, Sticky};
 use super::upload::REPLAY_BYTES_MAX;
 use super::{answer, dispatch};
 use crate::base::reject::{Reject, RejectKind};
@@ -12,12 +12,12 @@ use crate::stage::route::host::Host;
 use crate::stage::upstream::balance::hash;
 use crate::stage::upstream::settings::{BalanceSettings, HashKey, StickyOn};
 use crate::stage::upstream::sticky;
+use crate::wire::fields;
+use crate::wire::head::ResponseHead;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
-use crate::wire::fields;
-use crate::wire::head::ResponseHead;
 use std::borrow::Cow;
 use std::sync::Arc;
 

@@ -1,11 +1,9 @@
 //! One try at one endpoint: connect, send, and wait for the head of its answer.
 
-use super::caller::{Caller, CallerFault};
-use super::context::RequestContext;
-use super::life::Stop;
-use super::timer::Timer;
-use super::upload::{Side, Upload};
-use super::{dispatch, forward};
+use super::dispatch::{self, Destination};
+use super::forward;
+use super::life::{Flight, Stop};
+use super::upload::Side;
 use crate::stage::upstream::broken::Broken;
 use crate::stage::upstream::connector::Connector;
 use crate::stage::upstream::exchange::Exchange;
@@ -33,22 +31,16 @@ pub struct Answering<'a> {
     pub sent: bool,
 }
 
-impl<'a> Held<'a> {
+impl Held<'_> {
     pub fn exchange(&mut self) -> &mut Exchange {
-        self.exchange.as_mut().expect("it is given back at the end only")
+        self.exchange
+            .as_mut()
+            .expect("it is given back at the end only")
     }
 
     /// The connection itself, which will not be given back.
     pub fn take(mut self) -> Option<Exchange> {
         self.exchange.take()
-    }
-
-    fn new(exchange: Exchange, connector: &'a Connector, idle: Duration) -> Self {
-        Self {
-            exchange: Some(exchange),
-            connector,
-            idle,
-        }
     }
 }
 
@@ -63,53 +55,40 @@ impl Drop for Held<'_> {
 /// Up to the final head of the answer.
 pub async fn run<'a>(
     connector: &'a Connector,
-    caller: &mut Caller,
-    ctx: &mut RequestContext,
-    upload: &mut Upload,
-    timer: &mut Timer,
+    flight: &mut Flight<'_>,
 ) -> Result<Answering<'a>, Stop> {
-    let mut held = connect(connector, caller, ctx, timer).await?;
-    forward::start(held.exchange(), caller, ctx).map_err(Stop::Endpoint)?;
-    upload.again();
-    let mut waiting = Waiting {
-        sent: false,
-        send_failed: None,
-        interim: 0,
-    };
-    ctx.limit(timer, ctx.idle_limit());
-    let head = poll_fn(|cx| waiting.poll(cx, held.exchange(), caller, ctx, upload, timer)).await?;
+    let mut held = connect(connector, flight).await?;
+    forward::start(held.exchange(), flight.caller, flight.ctx).map_err(Stop::Endpoint)?;
+    flight.upload.again();
+    flight.limit(flight.ctx.idle_limit());
+    let mut waiting = Waiting::default();
+    let answer = poll_fn(|cx| waiting.poll(cx, held.exchange(), flight)).await?;
     Ok(Answering {
         held,
-        head,
+        head: answer,
         sent: waiting.sent,
     })
 }
 
 /// A connection, unless the caller leaves before there is one.
-async fn connect<'a>(
-    connector: &'a Connector,
-    caller: &mut Caller,
-    ctx: &mut RequestContext,
-    timer: &mut Timer,
-) -> Result<Held<'a>, Stop> {
-    let (upstream, purpose, limit) = dispatch::destination(ctx).map_err(Stop::Endpoint)?;
-    let Some(endpoint) = ctx.attempts.last().map(|attempt| attempt.endpoint.clone()) else {
-        return Err(Stop::Endpoint(Broken::TimedOut));
-    };
+async fn connect<'a>(connector: &'a Connector, flight: &mut Flight<'_>) -> Result<Held<'a>, Stop> {
+    let Destination {
+        upstream,
+        endpoint,
+        purpose,
+        limit,
+    } = dispatch::destination(flight.ctx).map_err(Stop::Endpoint)?;
     let connecting = connector.connect(&upstream.peers, &endpoint, purpose, limit);
     let mut connecting = std::pin::pin!(connecting);
-    // Pingora's limits may be coarser than ours.
-    timer.set(limit, None);
+    flight.timer.set(limit, None);
     let connected = poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
             return Poll::Ready(connected.map_err(Stop::Endpoint));
         }
-        if caller.has_sent()
-            && let Poll::Ready(why) = caller.poll_gone(cx)
-        {
-            return Poll::Ready(Err(Stop::Caller(CallerFault::Left(why))));
+        if let Poll::Ready(left) = flight.poll_left(cx) {
+            return Poll::Ready(Err(left));
         }
-        timer.poll(cx).map(|()| {
+        flight.timer.poll(cx).map(|()| {
             Err(Stop::Endpoint(Broken::NotConnected {
                 timed_out: true,
                 our_own_want: false,
@@ -118,18 +97,19 @@ async fn connect<'a>(
         })
     })
     .await?;
-    if let Some(attempt) = ctx.attempts.last_mut() {
+    if let Some(attempt) = flight.ctx.attempts.last_mut() {
         attempt.reused = connected.reused;
         attempt.connected = (!connected.reused).then(|| attempt.started.elapsed());
     }
-    Ok(Held::new(
-        connected.exchange,
+    Ok(Held {
+        exchange: Some(connected.exchange),
         connector,
-        upstream.settings.keepalive.idle.0,
-    ))
+        idle: upstream.settings.keepalive.idle.0,
+    })
 }
 
 /// Body out, head in, whichever can move.
+#[derive(Default)]
 struct Waiting {
     sent: bool,
     send_failed: Option<Broken>,
@@ -141,73 +121,64 @@ impl Waiting {
         &mut self,
         cx: &mut Context<'_>,
         exchange: &mut Exchange,
-        caller: &mut Caller,
-        ctx: &mut RequestContext,
-        upload: &mut Upload,
-        timer: &mut Timer,
+        flight: &mut Flight<'_>,
     ) -> Poll<Result<ResponseHead, Stop>> {
-        self.poll_send(cx, exchange, caller, ctx, upload, timer)?;
-        loop {
-            match exchange.poll_head(cx) {
-                Poll::Ready(Ok(head)) if head.is_interim() && self.interim < INTERIM_MAX => {
+        self.poll_send(cx, exchange, flight)?;
+        while let Poll::Ready(came) = exchange.poll_head(cx) {
+            match came {
+                Ok(head) if !head.is_interim() => return Poll::Ready(Ok(head)),
+                Ok(head) if self.interim < INTERIM_MAX => {
                     self.interim += 1;
-                    caller.put_interim(&head);
+                    flight.caller.put_interim(&head);
                 }
-                Poll::Ready(Ok(head)) if head.is_interim() => {
+                Ok(_) => {
                     let cause = "too many answers before the final one".to_owned();
                     return Poll::Ready(Err(Stop::Endpoint(Broken::Malformed(cause))));
                 }
-                Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
-                Poll::Ready(Err(broken)) => {
-                    // Whichever was noticed first: it is one and the same connection.
+                // Whichever was noticed first: it is one and the same connection.
+                Err(broken) => {
                     let broken = self.send_failed.take().unwrap_or(broken);
                     return Poll::Ready(Err(Stop::Endpoint(broken)));
                 }
-                Poll::Pending => break,
             }
         }
-        if let Poll::Ready(Err(fault)) = caller.poll_flush(cx) {
+        if let Poll::Ready(Err(fault)) = flight.caller.poll_flush(cx) {
             return Poll::Ready(Err(Stop::Caller(fault)));
         }
-        if caller.has_sent()
-            && let Poll::Ready(why) = caller.poll_gone(cx)
-        {
-            return Poll::Ready(Err(Stop::Caller(CallerFault::Left(why))));
+        if let Poll::Ready(left) = flight.poll_left(cx) {
+            return Poll::Ready(Err(left));
         }
-        timer.poll(cx).map(|()| {
-            let callers = !self.sent && upload.waits_for == Side::Caller && !ctx.is_over_total();
-            Err(if callers {
-                Stop::Caller(CallerFault::TimedOut)
-            } else {
-                Stop::Endpoint(Broken::TimedOut)
-            })
-        })
+        let waits_for = if self.sent {
+            Side::Endpoint
+        } else {
+            flight.upload.waits_for
+        };
+        flight.poll_late(cx, waits_for).map(Err)
     }
 
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         exchange: &mut Exchange,
-        caller: &mut Caller,
-        ctx: &mut RequestContext,
-        upload: &mut Upload,
-        timer: &mut Timer,
+        flight: &mut Flight<'_>,
     ) -> Result<(), Stop> {
         if self.sent || self.send_failed.is_some() {
             return Ok(());
         }
         let mut progress = false;
-        match upload.poll(cx, caller, exchange, &mut progress) {
+        match flight
+            .upload
+            .poll(cx, flight.caller, exchange, &mut progress)
+        {
             Poll::Ready(Ok(())) => {
                 self.sent = true;
-                dispatch::sent(ctx);
                 // From here on the endpoint has `first_byte` to answer.
-                ctx.limit(timer, ctx.first_byte_limit());
+                flight.limit(flight.ctx.first_byte_limit());
             }
             // It may have answered before it hung up: then the answer counts.
             Poll::Ready(Err(Stop::Endpoint(broken))) => self.send_failed = Some(broken),
             Poll::Ready(Err(stop)) => return Err(stop),
-            Poll::Pending if progress => ctx.limit(timer, ctx.idle_limit()),
+            Poll::Pending if progress => flight.limit(flight.ctx.idle_limit()),
             Poll::Pending => {}
         }
         Ok(())

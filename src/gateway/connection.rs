@@ -1,10 +1,10 @@
 //! The requests of one connection: one after the other in HTTP/1.1, side by side in HTTP/2.
 
+use super::Gateway;
 use super::caller::h1::{H1, NoRequest};
 use super::caller::h2::{self as caller_h2, H2};
 use super::life::{self, Lane};
 use super::timer::Timer;
-use super::Gateway;
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::ListenerRules;
 use crate::stage::listen::conn::{Arrived, ConnectionFacts};
@@ -58,7 +58,12 @@ pub struct Closing {
 }
 
 /// Serves until either side has enough.
-pub async fn serve(gateway: &Gateway, connector: &Arc<Connector>, arrived: Arrived, closing: Closing) {
+pub async fn serve(
+    gateway: &Gateway,
+    connector: &Arc<Connector>,
+    arrived: Arrived,
+    closing: Closing,
+) {
     let Arrived {
         stream,
         facts,

@@ -109,8 +109,6 @@ pub struct Attempt {
     pub status: Option<u16>,
     pub failure: Option<Failure>,
     pub took: Duration,
-    /// Whether the request has been sent whole.
-    pub sent: bool,
     /// Whether its connection had served another request before.
     pub reused: bool,
 }
@@ -125,7 +123,6 @@ impl Attempt {
             status: None,
             failure: None,
             took: Duration::ZERO,
-            sent: false,
             reused: false,
         }
     }
@@ -223,9 +220,8 @@ impl RequestContext {
 
     /// How long a tunnel may be silent.
     pub fn tunnel_limit(&self) -> Duration {
-        self.route().map_or(LIMIT_WITHOUT_ROUTE, |route| {
-            route.settings.websocket.idle.0
-        })
+        self.route()
+            .map_or(LIMIT_WITHOUT_ROUTE, |route| route.settings.websocket.idle.0)
     }
 
     /// Whether the request asked for a WebSocket and was admitted as one.

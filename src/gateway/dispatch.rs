@@ -3,7 +3,7 @@
 use super::attempt;
 use super::caller::Caller;
 use super::context::{Attempt, RequestContext, Sticky};
-use super::life::Stop;
+use super::life::{Flight, Stop};
 use super::timer::Timer;
 use super::upload::Upload;
 use super::{endings, forward, refuse, relay};
@@ -44,47 +44,69 @@ pub async fn run(
     let body_max = ctx
         .route()
         .map_or(u64::MAX, |route| route.settings.body_max.0);
-    let mut upload = Upload::new(caller, body_max);
+    let upload = Upload::new(caller, body_max);
     forward::prepare(caller, ctx);
-    loop {
-        if let Err(reject) = next(ctx).await {
-            return refuse::run(caller, ctx, timer, reject).await;
-        }
-        let answered = attempt::run(connector, caller, ctx, &mut upload, timer).await;
-        let stop = match answered {
-            Ok(answering) => match relay::weigh(&answering.head, caller, ctx, &upload) {
-                Ok(()) => return relay::run(answering, caller, ctx, &mut upload, timer).await,
-                Err(broken) => Stop::Endpoint(broken),
-            },
-            Err(stop) => stop,
-        };
-        match stop {
-            Stop::Endpoint(broken) => {
-                if let Some(reject) = failed(caller, ctx, &upload, &broken) {
-                    return refuse::run(caller, ctx, timer, reject).await;
-                }
-            }
-            Stop::Caller(fault) => {
-                // Says nothing about the endpoint.
-                ctx.lease = None;
-                let (ending, reject) = endings::of_caller(&fault);
-                ctx.end(ending);
-                match reject {
-                    Some(reject) => {
-                        caller.close_after();
-                        refuse::run(caller, ctx, timer, reject).await;
-                    }
-                    None => caller.cut(),
-                }
-                return;
+    let mut flight = Flight {
+        caller,
+        ctx,
+        timer,
+        upload,
+    };
+    while let Some(after) = one_attempt(connector, &mut flight).await {
+        match after {
+            After::Another => {}
+            After::Refusal(reject) => {
+                let Flight {
+                    caller, ctx, timer, ..
+                } = flight;
+                return refuse::run(caller, ctx, timer, reject).await;
             }
         }
     }
 }
 
+/// What follows an attempt that did not end the request.
+enum After {
+    Another,
+    Refusal(Reject),
+}
+
+/// None: the request has ended, well or badly.
+async fn one_attempt(connector: &Connector, flight: &mut Flight<'_>) -> Option<After> {
+    if let Err(reject) = next(flight.ctx).await {
+        return Some(After::Refusal(reject));
+    }
+    let stop = match attempt::run(connector, flight).await {
+        Ok(answering) => match relay::weigh(&answering.head, flight) {
+            Ok(()) => {
+                relay::run(answering, flight).await;
+                return None;
+            }
+            Err(broken) => Stop::Endpoint(broken),
+        },
+        Err(stop) => stop,
+    };
+    match stop {
+        Stop::Endpoint(broken) => Some(failed(flight, &broken)),
+        Stop::Caller(fault) => {
+            // Says nothing about the endpoint.
+            flight.ctx.lease = None;
+            let (ending, reject) = endings::of_caller(&fault);
+            flight.ctx.end(ending);
+            if reject.is_some() {
+                flight.caller.close_after();
+            } else {
+                flight.caller.cut();
+            }
+            reject.map(After::Refusal)
+        }
+    }
+}
+
 /// The answer broke off after the caller has seen part of it.
-pub fn cut(caller: &mut Caller, ctx: &mut RequestContext, stop: Stop) {
-    caller.cut();
+pub fn cut(flight: &mut Flight<'_>, stop: Stop) {
+    flight.caller.cut();
+    let ctx = &mut *flight.ctx;
     let ending = match stop {
         Stop::Caller(fault) => endings::of_caller(&fault).0,
         Stop::Endpoint(broken) => {
@@ -122,13 +144,20 @@ async fn next(ctx: &mut RequestContext) -> Result<(), Reject> {
     Ok(())
 }
 
-/// Where the attempt connects to, what for, and how long that may take.
-pub fn destination(ctx: &RequestContext) -> Result<(Arc<Upstream>, Purpose, Duration), Broken> {
-    let (Ok(upstream), Some(admission)) = (upstream(ctx), &ctx.admission) else {
+/// Where an attempt connects to, what for, and how long that may take.
+pub struct Destination {
+    pub upstream: Arc<Upstream>,
+    pub endpoint: Arc<Endpoint>,
+    pub purpose: Purpose,
+    pub limit: Duration,
+}
+
+pub fn destination(ctx: &RequestContext) -> Result<Destination, Broken> {
+    let known = (upstream(ctx), &ctx.admission, ctx.attempts.last());
+    let (Ok(upstream), Some(admission), Some(attempt)) = known else {
         return Err(Broken::TimedOut);
     };
     let limit = admission.route.settings.timeouts.connect.0;
-    let limit = limit.min(ctx.time_left().unwrap_or(Duration::MAX));
     let purpose = if admission.tunnel.is_some() {
         Purpose::Upgrade
     } else if admission.large_body || ctx.found_stale_connection() {
@@ -136,7 +165,12 @@ pub fn destination(ctx: &RequestContext) -> Result<(Arc<Upstream>, Purpose, Dura
     } else {
         Purpose::Usual
     };
-    Ok((upstream, purpose, limit))
+    Ok(Destination {
+        upstream,
+        endpoint: Arc::clone(&attempt.endpoint),
+        purpose,
+        limit: limit.min(ctx.time_left().unwrap_or(Duration::MAX)),
+    })
 }
 
 fn upstream(ctx: &RequestContext) -> Result<Arc<Upstream>, Reject> {
@@ -184,31 +218,20 @@ async fn acquire(ctx: &RequestContext, upstream: &Upstream) -> Result<Lease, Rej
     })
 }
 
-/// The request has been sent whole.
-pub fn sent(ctx: &mut RequestContext) {
-    if let Some(attempt) = ctx.attempts.last_mut() {
-        attempt.sent = true;
-    }
-}
-
-/// An attempt has failed before the caller saw anything of an answer. None: another one follows.
-fn failed(
-    caller: &Caller,
-    ctx: &mut RequestContext,
-    upload: &Upload,
-    broken: &Broken,
-) -> Option<Reject> {
-    let failure = failure_of(broken, ctx);
-    blame(ctx, failure, broken);
-    let (ending, reject) = endings::of_endpoint(broken, ctx, false);
-    let again = may_retry(caller, ctx, upload, failure);
+/// An attempt has failed before the caller saw anything of an answer.
+fn failed(flight: &mut Flight<'_>, broken: &Broken) -> After {
+    let failure = failure_of(broken, flight.ctx);
+    blame(flight.ctx, failure, broken);
+    let (ending, reject) = endings::of_endpoint(broken, flight.ctx, false);
+    let again = may_retry(flight, failure);
+    let ctx = &mut *flight.ctx;
     ctx.lease = None;
     if again {
         ctx.failed = Some((ending, reject));
-        return None;
+        return After::Another;
     }
     ctx.end(ending);
-    Some(reject)
+    After::Refusal(reject)
 }
 
 /// Writes down how the attempt failed; the endpoint's record has it too, if it is to blame.
@@ -234,12 +257,8 @@ fn blame(ctx: &mut RequestContext, failure: Failure, broken: &Broken) {
 }
 
 /// Whether this status is one that another endpoint may mend.
-pub fn retries_status(
-    caller: &Caller,
-    ctx: &RequestContext,
-    upload: &Upload,
-    status: u16,
-) -> bool {
+pub fn retries_status(flight: &Flight<'_>, status: u16) -> bool {
+    let ctx = &*flight.ctx;
     let Ok(upstream) = upstream(ctx) else {
         return false;
     };
@@ -251,20 +270,21 @@ pub fn retries_status(
     // An answer that cannot be bettered is passed on as it is.
     upstream.settings.retry.statuses.contains(&status)
         && upstream.pool.has_other_than(&tried, Instant::now())
-        && may_retry(caller, ctx, upload, Failure::Status(status))
+        && may_retry(flight, Failure::Status(status))
 }
 
-fn may_retry(caller: &Caller, ctx: &RequestContext, upload: &Upload, failure: Failure) -> bool {
+fn may_retry(flight: &Flight<'_>, failure: Failure) -> bool {
+    let ctx = &*flight.ctx;
     let Ok(upstream) = upstream(ctx) else {
         return false;
     };
     let settings = &upstream.settings.retry;
-    let head = &caller.head;
+    let head = &flight.caller.head;
     let stale = failure == Failure::ReusedClosedSilent;
     let now = Instant::now();
     let facts = Facts {
         idempotent: retry::idempotent(&head.method, head.headers.contains_key(&IDEMPOTENCY_KEY)),
-        body_replayable: upload.can_repeat(),
+        body_replayable: flight.upload.can_repeat(),
         attempts_made: u32::try_from(ctx.attempts.len()).unwrap_or(u32::MAX),
         attempts_max: settings.attempts,
         statuses: &settings.statuses,
@@ -298,9 +318,7 @@ fn failure_of(broken: &Broken, ctx: &RequestContext) -> Failure {
 /// A closed connection shows within one round trip. What breaks later was at work on the request.
 fn was_stale(ctx: &RequestContext) -> bool {
     let attempt = ctx.attempts.last();
-    attempt.is_some_and(|attempt| {
-        attempt.reused && attempt.started.elapsed() < STALE_FOUND_WITHIN
-    })
+    attempt.is_some_and(|attempt| attempt.reused && attempt.started.elapsed() < STALE_FOUND_WITHIN)
 }
 
 fn outcome_of(failure: Failure) -> Option<Outcome> {

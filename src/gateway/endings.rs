@@ -64,9 +64,10 @@ pub fn of_caller(fault: &CallerFault) -> (Ending, Option<Reject>) {
             let reject = RejectKind::BodyTimedOut.because("the caller stopped sending or reading");
             (Ending::ClientTimedOut, Some(reject))
         }
-        CallerFault::Malformed(reason) => {
-            (Ending::BadRequest, Some(RejectKind::BadRequest.because(reason)))
-        }
+        CallerFault::Malformed(reason) => (
+            Ending::BadRequest,
+            Some(RejectKind::BadRequest.because(reason)),
+        ),
         CallerFault::BodyTooLarge => (Ending::Refused, Some(RejectKind::BodyTooLarge.into())),
     }
 }

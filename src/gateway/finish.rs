@@ -1,8 +1,8 @@
 //! The end of every request: counted once, logged once, under exactly one name.
 
-use super::context::{Arrival, Attempt, RequestContext};
 use super::admit;
 use super::caller::Caller;
+use super::context::{Arrival, Attempt, RequestContext};
 use crate::base::ending::Ending;
 use crate::observe::access_log::{self, AccessLog, Record};
 use crate::observe::metrics::{Finished, Metrics, RouteMetrics};

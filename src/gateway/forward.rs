@@ -56,7 +56,11 @@ pub fn prepare(caller: &mut Caller, ctx: &RequestContext) {
 }
 
 /// Puts the head into an exchange.
-pub fn start(exchange: &mut Exchange, caller: &mut Caller, ctx: &RequestContext) -> Result<(), Broken> {
+pub fn start(
+    exchange: &mut Exchange,
+    caller: &mut Caller,
+    ctx: &RequestContext,
+) -> Result<(), Broken> {
     // Callers of HTTP/1.0 may name no host, but what we send must (RFC 9112 section 3.2).
     let nameless = !caller.head.headers.contains_key(header::HOST);
     if nameless && let Some(host) = host_of_endpoint(ctx) {

@@ -1,12 +1,16 @@
 //! The life of one request, told once.
 
 use super::admit::{self, Next};
-use super::caller::Caller;
+use super::caller::{Caller, CallerFault};
 use super::context::RequestContext;
 use super::timer::Timer;
+use super::upload::{Side, Upload};
 use super::{Gateway, answer, dispatch, finish, refuse};
 use crate::base::reject::Reject;
+use crate::stage::upstream::broken::Broken;
 use crate::stage::upstream::connector::Connector;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// What a request needs beside its caller: one worker's share of the gateway.
 #[derive(Clone, Copy)]
@@ -38,16 +42,44 @@ pub async fn turn_away(lane: Lane<'_>, caller: &mut Caller, timer: &mut Timer, r
     finish::run(caller, &mut ctx);
 }
 
+/// A request on its way to an endpoint, and everything that goes with it from attempt to attempt.
+pub struct Flight<'a> {
+    pub caller: &'a mut Caller,
+    pub ctx: &'a mut RequestContext,
+    pub timer: &'a mut Timer,
+    pub upload: Upload,
+}
+
 /// How an attempt, or all of them, came to a stop before the answer was whole.
 #[derive(Debug)]
 pub enum Stop {
-    Caller(super::caller::CallerFault),
-    Endpoint(crate::stage::upstream::broken::Broken),
+    Caller(CallerFault),
+    Endpoint(Broken),
 }
 
-impl RequestContext {
+impl Flight<'_> {
     /// Sets the clock: at most `limit` from now, and never beyond the end of the whole request.
-    pub fn limit(&self, timer: &mut Timer, limit: std::time::Duration) {
-        timer.set(limit, self.deadline());
+    pub fn limit(&mut self, limit: Duration) {
+        self.timer.set(limit, self.ctx.deadline());
+    }
+
+    /// Whether the caller has left. It is not looked for while it sends its body.
+    pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        if !self.caller.has_sent() {
+            return Poll::Pending;
+        }
+        let gone = self.caller.poll_gone(cx);
+        gone.map(|why| Stop::Caller(CallerFault::Left(why)))
+    }
+
+    /// Whether the time is over, and whose fault that is.
+    pub fn poll_late(&mut self, cx: &mut Context<'_>, waits_for: Side) -> Poll<Stop> {
+        self.timer.poll(cx).map(|()| {
+            if waits_for == Side::Caller && !self.ctx.is_over_total() {
+                Stop::Caller(CallerFault::TimedOut)
+            } else {
+                Stop::Endpoint(Broken::TimedOut)
+            }
+        })
     }
 }

@@ -60,7 +60,8 @@ pub async fn send(
     ctx.status = head.status.as_u16();
     ctx.decorate(&mut head.headers);
     if !bodyless {
-        head.headers.insert(header::CONTENT_LENGTH, body.len().into());
+        head.headers
+            .insert(header::CONTENT_LENGTH, body.len().into());
     }
     caller.give_up_body();
     let extent = if bodyless {
@@ -107,7 +108,7 @@ async fn finish(caller: &mut Caller, timer: &mut Timer) -> Result<(), CallerFaul
         };
         match flush() {
             Poll::Pending => timer.poll(cx).map(|()| Err(CallerFault::TimedOut)),
-            ready => ready,
+            ready @ Poll::Ready(_) => ready,
         }
     })
     .await

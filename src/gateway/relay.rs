@@ -1,11 +1,10 @@
 //! What comes back: the endpoint's head and body on their way to the caller.
 
 use super::attempt::{Answering, Held};
-use super::caller::{Caller, CallerFault, Extent};
+use super::caller::Extent;
 use super::context::{RequestContext, Sticky};
-use super::life::Stop;
-use super::timer::Timer;
-use super::upload::{Side, Upload};
+use super::life::{Flight, Stop};
+use super::upload::Side;
 use super::{dispatch, tunnel};
 use crate::base::ending::Ending;
 use crate::stage::upstream::broken::Broken;
@@ -17,16 +16,12 @@ use crate::wire::head::ResponseHead;
 use http::{HeaderName, Method, StatusCode, header};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 /// The endpoint's head, before anything of it is passed on: the last moment to try another endpoint.
-pub fn weigh(
-    head: &ResponseHead,
-    caller: &Caller,
-    ctx: &mut RequestContext,
-    upload: &Upload,
-) -> Result<(), Broken> {
+pub fn weigh(head: &ResponseHead, flight: &mut Flight<'_>) -> Result<(), Broken> {
+    let ctx = &mut *flight.ctx;
     let now = Instant::now();
     let status = head.status.as_u16();
     if let Some(attempt) = ctx.attempts.last_mut() {
@@ -45,10 +40,10 @@ pub fn weigh(
     if let (Some(upstream), Some(lease)) = (upstream, &mut ctx.lease) {
         upstream.report(lease, outcome, now);
     }
-    if dispatch::retries_status(caller, ctx, upload, status) {
+    if dispatch::retries_status(flight, status) {
         return Err(Broken::Status(status));
     }
-    settle_upgrade(head.status, ctx)
+    settle_upgrade(head.status, flight.ctx)
 }
 
 /// A tunnel stands with its 101. With any other status the answer is an ordinary one, and so are
@@ -70,49 +65,35 @@ fn settle_upgrade(status: StatusCode, ctx: &mut RequestContext) -> Result<(), Br
 }
 
 /// Passes the answer on, and says how that ended.
-pub async fn run(
-    answering: Answering<'_>,
-    caller: &mut Caller,
-    ctx: &mut RequestContext,
-    upload: &mut Upload,
-    timer: &mut Timer,
-) {
+pub async fn run(answering: Answering<'_>, flight: &mut Flight<'_>) {
     let Answering {
         mut held,
         mut head,
         sent,
     } = answering;
-    let extent = extent_of(&head, &caller.head.method);
-    ctx.status = head.status.as_u16();
-    decorate(&mut head, ctx);
-    if !upload.is_whole() {
-        caller.give_up_body();
+    let extent = extent_of(&head, &flight.caller.head.method);
+    flight.ctx.status = head.status.as_u16();
+    decorate(&mut head, flight.ctx);
+    if !flight.upload.is_whole() {
+        flight.caller.give_up_body();
     }
-    if ctx.is_tunnel() {
-        return match caller.put_head(head, Extent::Nothing) {
-            Ok(()) => tunnel::run(held, caller, ctx, timer).await,
-            Err(fault) => dispatch::cut(caller, ctx, Stop::Caller(fault)),
-        };
+    if let Err(fault) = flight.caller.put_head(head, extent) {
+        return dispatch::cut(flight, Stop::Caller(fault));
     }
-    let passed = match caller.put_head(head, extent) {
-        Ok(()) => pass(&mut held, caller, ctx, (upload, sent), timer).await,
-        Err(fault) => Err(Stop::Caller(fault)),
-    };
+    if flight.ctx.is_tunnel() {
+        return tunnel::run(held, flight).await;
+    }
+    let passed = pass(&mut held, flight, sent).await;
+    drop(held);
     match passed {
-        Ok(()) => {
-            drop(held);
-            ctx.end(Ending::Completed);
-        }
-        Err(stop) => {
-            drop(held);
-            dispatch::cut(caller, ctx, stop);
-        }
+        Ok(()) => flight.ctx.end(Ending::Completed),
+        Err(stop) => dispatch::cut(flight, stop),
     }
 }
 
 /// How long the body is, as its head says; RFC 9110 sections 6.4.1 and 15.
 fn extent_of(head: &ResponseHead, method: &Method) -> Extent {
-    if *method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304) {
+    if *method == Method::HEAD || matches!(head.status.as_u16(), 101 | 204 | 304) {
         return Extent::Nothing;
     }
     match body::framing(&head.headers) {
@@ -170,23 +151,18 @@ fn bind_to_endpoint(head: &mut ResponseHead, ctx: &RequestContext) {
     }
 }
 
-async fn pass(
-    held: &mut Held<'_>,
-    caller: &mut Caller,
-    ctx: &mut RequestContext,
-    (upload, sent): (&mut Upload, bool),
-    timer: &mut Timer,
-) -> Result<(), Stop> {
+async fn pass(held: &mut Held<'_>, flight: &mut Flight<'_>, sent: bool) -> Result<(), Stop> {
     let mut passing = Passing {
         sent,
         state: State::Body,
         waits_for: Side::Endpoint,
     };
-    ctx.limit(timer, ctx.idle_limit());
-    poll_fn(|cx| passing.poll(cx, held.exchange(), caller, ctx, upload, timer)).await
+    flight.limit(flight.ctx.idle_limit());
+    poll_fn(|cx| passing.poll(cx, held.exchange(), flight)).await
 }
 
 struct Passing {
+    /// Whether the endpoint was sent everything.
     sent: bool,
     state: State,
     waits_for: Side,
@@ -205,75 +181,64 @@ impl Passing {
         &mut self,
         cx: &mut Context<'_>,
         exchange: &mut Exchange,
-        caller: &mut Caller,
-        ctx: &mut RequestContext,
-        upload: &mut Upload,
-        timer: &mut Timer,
+        flight: &mut Flight<'_>,
     ) -> Poll<Result<(), Stop>> {
-        let mut progress = false;
-        self.poll_send(cx, exchange, caller, upload, &mut progress)?;
-        if let Poll::Ready(done) = self.poll_pass(cx, exchange, caller, ctx, &mut progress) {
+        let mut progress = self.poll_send(cx, exchange, flight)?;
+        if let Poll::Ready(done) = self.poll_pass(cx, exchange, flight, &mut progress) {
             return Poll::Ready(done);
         }
         if progress {
-            if ctx.is_over_total() {
+            if flight.ctx.is_over_total() {
                 return Poll::Ready(Err(Stop::Endpoint(Broken::TimedOut)));
             }
-            ctx.limit(timer, ctx.idle_limit());
+            flight.limit(flight.ctx.idle_limit());
         }
-        if caller.has_sent()
-            && let Poll::Ready(why) = caller.poll_gone(cx)
-        {
-            return Poll::Ready(Err(Stop::Caller(CallerFault::Left(why))));
+        if let Poll::Ready(left) = flight.poll_left(cx) {
+            return Poll::Ready(Err(left));
         }
-        timer.poll(cx).map(|()| {
-            Err(if self.waits_for == Side::Caller && !ctx.is_over_total() {
-                Stop::Caller(CallerFault::TimedOut)
-            } else {
-                Stop::Endpoint(Broken::TimedOut)
-            })
-        })
+        flight.poll_late(cx, self.waits_for).map(Err)
     }
 
-    /// The rest of the request, for an endpoint that answers before it has heard everything.
+    /// The rest of the request, for an endpoint that answers before it has heard everything. Says
+    /// whether something moved.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         exchange: &mut Exchange,
-        caller: &mut Caller,
-        upload: &mut Upload,
-        progress: &mut bool,
-    ) -> Result<(), Stop> {
+        flight: &mut Flight<'_>,
+    ) -> Result<bool, Stop> {
+        let mut progress = false;
         if self.sent {
-            return Ok(());
+            return Ok(progress);
         }
-        match upload.poll(cx, caller, exchange, progress) {
-            Poll::Pending => Ok(()),
+        match flight
+            .upload
+            .poll(cx, flight.caller, exchange, &mut progress)
+        {
+            Poll::Pending => {}
             // What it does not want to hear, it does not need for its answer.
-            Poll::Ready(Ok(()) | Err(Stop::Endpoint(_))) => {
-                self.sent = true;
-                Ok(())
-            }
-            Poll::Ready(Err(stop)) => Err(stop),
+            Poll::Ready(Ok(()) | Err(Stop::Endpoint(_))) => self.sent = true,
+            Poll::Ready(Err(stop)) => return Err(stop),
         }
+        Ok(progress)
     }
 
     fn poll_pass(
         &mut self,
         cx: &mut Context<'_>,
         exchange: &mut Exchange,
-        caller: &mut Caller,
-        ctx: &mut RequestContext,
+        flight: &mut Flight<'_>,
         progress: &mut bool,
     ) -> Poll<Result<(), Stop>> {
+        let caller = &mut *flight.caller;
         loop {
             self.waits_for = Side::Caller;
             match self.state {
                 State::Body => {
-                    std::task::ready!(caller.poll_room(cx)).map_err(Stop::Caller)?;
+                    ready!(caller.poll_room(cx)).map_err(Stop::Caller)?;
                     match exchange.poll_body(cx) {
                         Poll::Ready(Ok(Some(piece))) => {
-                            ctx.traffic.bytes_out += piece.len() as u64;
+                            flight.ctx.traffic.bytes_out += piece.len() as u64;
                             caller.put(piece);
                         }
                         Poll::Ready(Ok(None)) => self.state = State::End,
@@ -282,7 +247,7 @@ impl Passing {
                         }
                         Poll::Pending => {
                             // Nothing more is at hand: what has come goes out now.
-                            std::task::ready!(caller.poll_flush(cx)).map_err(Stop::Caller)?;
+                            ready!(caller.poll_flush(cx)).map_err(Stop::Caller)?;
                             self.waits_for = Side::Endpoint;
                             return Poll::Pending;
                         }
@@ -290,11 +255,10 @@ impl Passing {
                 }
                 State::End => {
                     if caller.is_http2() {
-                        std::task::ready!(caller.poll_flush(cx)).map_err(Stop::Caller)?;
+                        ready!(caller.poll_flush(cx)).map_err(Stop::Caller)?;
                     }
-                    caller
-                        .finish(exchange.take_trailers())
-                        .map_err(Stop::Caller)?;
+                    let trailers = exchange.take_trailers();
+                    caller.finish(trailers).map_err(Stop::Caller)?;
                     self.state = State::Flush;
                 }
                 State::Flush => return caller.poll_flush(cx).map_err(Stop::Caller),

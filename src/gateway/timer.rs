@@ -69,8 +69,18 @@ mod tests {
         let start = tokio::time::Instant::now();
         let mut timer = Timer::default();
         // `Instant` of the standard library does not stand still with tokio's, so only order is told here.
-        assert!(timer.within(Duration::ZERO, std::future::pending::<()>()).await.is_none());
-        assert!(timer.within(Duration::from_hours(1), std::future::ready(())).await.is_some());
+        assert!(
+            timer
+                .within(Duration::ZERO, std::future::pending::<()>())
+                .await
+                .is_none()
+        );
+        assert!(
+            timer
+                .within(Duration::from_hours(1), std::future::ready(()))
+                .await
+                .is_some()
+        );
         timer.set(Duration::from_hours(1), Some(Instant::now()));
         std::future::poll_fn(|cx| timer.poll(cx)).await;
         assert!(start.elapsed() < Duration::from_mins(1));

@@ -1,9 +1,7 @@
 //! Bytes in both directions, once it is no HTTP any more. A tunnel at rest holds no buffer.
 
 use super::attempt::Held;
-use super::caller::Caller;
-use super::context::RequestContext;
-use super::timer::Timer;
+use super::life::Flight;
 use crate::base::ending::Ending;
 use crate::stage::upstream::exchange::Exchange;
 use crate::wire::link::Link;
@@ -27,7 +25,10 @@ thread_local! {
 }
 
 /// Passes bytes until both sides have ended, or both are silent for too long.
-pub async fn run(held: Held<'_>, caller: &mut Caller, ctx: &mut RequestContext, timer: &mut Timer) {
+pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
+    let Flight {
+        caller, ctx, timer, ..
+    } = flight;
     let Some(Exchange::H1(h1)) = held.take() else {
         return ctx.end(Ending::Internal);
     };
@@ -51,9 +52,20 @@ pub async fn run(held: Held<'_>, caller: &mut Caller, ctx: &mut RequestContext, 
         }
         let is_whole = up == Direction::Open && down == Direction::Open;
         if before != (bytes, up, down) {
-            timer.set(if is_whole { idle } else { idle.min(HALF_OPEN_MAX) }, None);
+            timer.set(
+                if is_whole {
+                    idle
+                } else {
+                    idle.min(HALF_OPEN_MAX)
+                },
+                None,
+            );
         }
-        let late = if is_whole { Ending::TunnelIdle } else { Ending::TunnelClosed };
+        let late = if is_whole {
+            Ending::TunnelIdle
+        } else {
+            Ending::TunnelClosed
+        };
         timer.poll(cx).map(|()| late)
     })
     .await;
@@ -111,7 +123,11 @@ impl Direction {
 }
 
 /// One read, and what the other side takes of it at once; the rest waits for it. 0: the end.
-fn move_once<A, B>(cx: &mut Context<'_>, from: &mut Link<A>, to: &mut Link<B>) -> Poll<io::Result<usize>>
+fn move_once<A, B>(
+    cx: &mut Context<'_>,
+    from: &mut Link<A>,
+    to: &mut Link<B>,
+) -> Poll<io::Result<usize>>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,

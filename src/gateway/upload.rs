@@ -122,7 +122,10 @@ impl Upload {
 
     fn keep(&mut self, piece: &Bytes) {
         self.kept_bytes += piece.len() as u64;
-        if self.overflowed || self.kept_bytes > REPLAY_BYTES_MAX || self.kept.len() >= REPLAY_PIECES_MAX {
+        if self.overflowed
+            || self.kept_bytes > REPLAY_BYTES_MAX
+            || self.kept.len() >= REPLAY_PIECES_MAX
+        {
             self.overflowed = true;
             self.kept = SmallVec::new();
             self.given = 0;

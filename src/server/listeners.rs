@@ -8,10 +8,10 @@ use crate::gateway::Gateway;
 use crate::gateway::connection::{self, Closing};
 use crate::observe::metrics::Metrics;
 use crate::stage::listen::accept::{self, Greeter, Listener};
+use crate::stage::listen::conn::Arrived;
 use crate::stage::listen::resolver::Certificates;
 use crate::stage::listen::settings::Settings;
 use crate::stage::listen::tls::{TlsChange, TlsSlot, load_certificate};
-use crate::stage::listen::conn::Arrived;
 use crate::stage::upstream::connector::Connector;
 use std::collections::HashMap;
 use std::io;
@@ -40,7 +40,13 @@ impl Greeter for Worker {
 
     async fn serve(self: Arc<Self>, arrived: Arrived) {
         let _alive = self.live.enter();
-        connection::serve(&self.gateway, &self.connector, arrived, self.closing.clone()).await;
+        connection::serve(
+            &self.gateway,
+            &self.connector,
+            arrived,
+            self.closing.clone(),
+        )
+        .await;
     }
 }
 

@@ -105,19 +105,31 @@ impl BodyReader {
                 State::UntilClose => return Ok(Piece::Data(buf.split().freeze())),
                 State::Length(left) => {
                     let (data, left) = split(buf, left);
-                    self.state = if left == 0 { State::Done } else { State::Length(left) };
+                    self.state = if left == 0 {
+                        State::Done
+                    } else {
+                        State::Length(left)
+                    };
                     return Ok(Piece::Data(data));
                 }
                 State::Data(left) => {
                     let (data, left) = split(buf, left);
-                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                    self.state = if left == 0 {
+                        State::DataEnd
+                    } else {
+                        State::Data(left)
+                    };
                     return Ok(Piece::Data(data));
                 }
                 State::Size => match take_line(buf, SIZE_LINE_MAX)? {
                     None => return Ok(Piece::More),
                     Some(line) => {
                         let size = chunk_size(&line)?;
-                        self.state = if size == 0 { State::Trailers } else { State::Data(size) };
+                        self.state = if size == 0 {
+                            State::Trailers
+                        } else {
+                            State::Data(size)
+                        };
                     }
                 },
                 State::DataEnd => {
@@ -158,7 +170,9 @@ fn take_line(buf: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Malformed>
     let mut line = buf.split_to(end + 1);
     line.truncate(end);
     if line.last() != Some(&b'\r') {
-        return Err(Malformed("a line of a chunked body ends in a lone line feed"));
+        return Err(Malformed(
+            "a line of a chunked body ends in a lone line feed",
+        ));
     }
     line.truncate(end - 1);
     Ok(Some(line.freeze()))
@@ -166,10 +180,16 @@ fn take_line(buf: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Malformed>
 
 /// `1*HEXDIG [ chunk-ext ]` (RFC 9112 section 7.1); extensions say nothing to us.
 fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
-    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let digits = line
+        .iter()
+        .take_while(|byte| byte.is_ascii_hexdigit())
+        .count();
     let rest = line[digits..].trim_ascii_start();
     let extension_is_sound = rest.is_empty()
-        || (rest[0] == b';' && rest.iter().all(|byte| *byte == b'\t' || (32..127).contains(byte) || *byte > 127));
+        || (rest[0] == b';'
+            && rest
+                .iter()
+                .all(|byte| *byte == b'\t' || (32..127).contains(byte) || *byte > 127));
     if !(1..=16).contains(&digits) || !extension_is_sound {
         return Err(Malformed("the size of a chunk is no number"));
     }
@@ -311,13 +331,22 @@ impl BodyWriter {
     }
 
     /// Appends the end. False when less came than was announced: the connection must not be used again.
-    pub fn finish(&mut self, out: &mut super::outgoing::Outgoing, trailers: Option<&HeaderMap>) -> bool {
+    pub fn finish(
+        &mut self,
+        out: &mut super::outgoing::Outgoing,
+        trailers: Option<&HeaderMap>,
+    ) -> bool {
         match self.framing {
             Framing::Chunked => {
                 out.write(|tail| {
                     tail.put_slice(b"0\r\n");
                     if let Some(trailers) = trailers {
-                        super::fields::put(tail, trailers, &super::fields::Spelling::default(), |_| false);
+                        super::fields::put(
+                            tail,
+                            trailers,
+                            &super::fields::Spelling::default(),
+                            |_| false,
+                        );
                     }
                     tail.put_slice(b"\r\n");
                 });

@@ -76,8 +76,7 @@ pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
 
 /// Whether a list has this member, in any case.
 pub fn lists(headers: &HeaderMap, name: &HeaderName, member: &str) -> bool {
-    headers.contains_key(name)
-        && list(headers, name).any(|each| each.eq_ignore_ascii_case(member))
+    headers.contains_key(name) && list(headers, name).any(|each| each.eq_ignore_ascii_case(member))
 }
 
 #[cfg(test)]
@@ -95,7 +94,9 @@ mod tests {
         headers.insert("x-new", "3".parse().unwrap());
         headers.insert(header::CONNECTION, "close".parse().unwrap());
         let mut out = BytesMut::new();
-        put(&mut out, &headers, &spelling, |name| *name == header::CONNECTION);
+        put(&mut out, &headers, &spelling, |name| {
+            *name == header::CONNECTION
+        });
         assert_eq!(&out[..], b"X-ID: 2\r\nETag: 1\r\nx-new: 3\r\n");
     }
 

@@ -156,7 +156,8 @@ pub fn parse_request(head: Bytes, fields_max: usize) -> Result<RequestHead, Head
         Ok(httparse::Status::Partial) => return Err(HeadFault::Malformed("an unfinished head")),
         Err(error) => return Err(fault_of(error)),
     }
-    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version)
+    let (Some(method), Some(target), Some(version)) =
+        (request.method, request.path, request.version)
     else {
         return Err(HeadFault::Malformed("an unfinished request line"));
     };
@@ -261,9 +262,15 @@ pub fn check_authority(parts: &Parts) -> Result<(), HeadFault> {
         return Err(HeadFault::Malformed("credentials in the request target"));
     }
     match parts.headers.get(header::HOST) {
-        Some(host) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => Err(
-            HeadFault::Malformed("Host is another one than in the request target"),
-        ),
+        Some(host)
+            if !host
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            Err(HeadFault::Malformed(
+                "Host is another one than in the request target",
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -280,14 +287,19 @@ pub fn parse_response(head: Bytes) -> Result<ResponseHead, HeadFault> {
         Ok(httparse::Status::Partial) => return Err(HeadFault::Malformed("an unfinished head")),
         Err(error) => return Err(fault_of(error)),
     }
-    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = response
+        .code
+        .and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(HeadFault::Malformed("the status is malformed"))?;
     let reason = response
         .reason
         .filter(|reason| !reason.is_empty() && Some(*reason) != status.canonical_reason())
         .map(|reason| head.slice_ref(reason.as_bytes()));
     let version = version_of(response.version.unwrap_or(1));
-    let folded = response.headers.iter().any(|field| field.value.contains(&b'\n'));
+    let folded = response
+        .headers
+        .iter()
+        .any(|field| field.value.contains(&b'\n'));
     let (headers, names) = if folded {
         (unfold(response.headers)?, SmallVec::new())
     } else {
@@ -309,7 +321,13 @@ fn unfold(found: &[httparse::Header<'_>]) -> Result<HeaderMap, HeadFault> {
         let value: Vec<u8> = field
             .value
             .iter()
-            .map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte })
+            .map(|byte| {
+                if matches!(byte, b'\r' | b'\n') {
+                    b' '
+                } else {
+                    *byte
+                }
+            })
             .collect();
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| HeadFault::Malformed("a header name is no token"))?;

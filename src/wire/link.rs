@@ -92,7 +92,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         let mut one = [0];
         let mut buf = tokio::io::ReadBuf::new(&mut one);
         let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(&mut self.io).poll_read(&mut cx, &mut buf).is_pending()
+        Pin::new(&mut self.io)
+            .poll_read(&mut cx, &mut buf)
+            .is_pending()
     }
 
     /// Gives back what memory a connection at rest does not need.

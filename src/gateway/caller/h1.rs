@@ -33,6 +33,7 @@ const LINGER_BYTES_MAX: usize = 1 << 20;
 /// Requests that a caller sends ahead of the answer wait, up to this many bytes.
 const AHEAD_MAX: usize = 16 * 1024;
 
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub struct H1 {
     pub link: Link<Stream>,
     framing: Framing,
@@ -128,7 +129,12 @@ impl H1 {
     }
 
     /// Makes the connection a caller for one request; `last`: whatever it asks, it is its last.
-    pub fn into_caller(mut self: Box<Self>, head: RequestHead, facts: ConnectionFacts, last: bool) -> Caller {
+    pub fn into_caller(
+        mut self: Box<Self>,
+        head: RequestHead,
+        facts: ConnectionFacts,
+        last: bool,
+    ) -> Caller {
         self.old = head.version == Version::HTTP_10;
         self.receiving = BodyReader::new(self.framing);
         self.expects = !self.old
@@ -200,11 +206,16 @@ impl H1 {
         self.receiving.is_done()
     }
 
-    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CallerFault>> {
+    pub(super) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, CallerFault>> {
         if self.expects {
             self.expects = false;
             if self.link.inbox.is_empty() {
-                self.link.out.write(|out| out.put_slice(b"HTTP/1.1 100 Continue\r\n\r\n"));
+                self.link
+                    .out
+                    .write(|out| out.put_slice(b"HTTP/1.1 100 Continue\r\n\r\n"));
             }
         }
         if !self.link.out.is_empty()

@@ -74,7 +74,10 @@ impl H2 {
         self.received
     }
 
-    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, CallerFault>> {
+    pub(super) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, CallerFault>> {
         while !self.received {
             match ready!(self.receiving.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -110,7 +113,11 @@ impl H2 {
         })
     }
 
-    pub(super) fn put_head(&mut self, mut head: ResponseHead, extent: Extent) -> Result<(), CallerFault> {
+    pub(super) fn put_head(
+        &mut self,
+        mut head: ResponseHead,
+        extent: Extent,
+    ) -> Result<(), CallerFault> {
         if !head.headers.contains_key(header::DATE) {
             head.headers.insert(header::DATE, date());
         }

@@ -88,7 +88,10 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotConnected { cause, .. } => f.write_str(cause),
-            Self::Closed { heard: false, cause } => write!(f, "closed before its answer: {cause}"),
+            Self::Closed {
+                heard: false,
+                cause,
+            } => write!(f, "closed before its answer: {cause}"),
             Self::Closed { heard: true, cause } => write!(f, "closed within its answer: {cause}"),
             Self::Unprocessed(cause) => write!(f, "refused unprocessed: {cause}"),
             Self::Malformed(cause) => write!(f, "not HTTP: {cause}"),

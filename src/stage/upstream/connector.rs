@@ -126,10 +126,13 @@ impl Connector {
         let session = self.pingora.new_http_session::<HttpPeer, ()>(&peer).await;
         match session.map_err(|error| Broken::of_connector(&error))? {
             HttpSession::H2(session) => Ok(Exchange::h2(session, peer)),
-            HttpSession::H1(session) => {
-                Ok(Exchange::h1(Link::new(Wire::Tls(session.into_inner())), key))
+            HttpSession::H1(session) => Ok(Exchange::h1(
+                Link::new(Wire::Tls(session.into_inner())),
+                key,
+            )),
+            HttpSession::Custom(()) => {
+                Err(Broken::Malformed("no protocol that we speak".to_owned()))
             }
-            _ => Err(Broken::Malformed("no protocol that we speak".to_owned())),
         }
     }
 
@@ -145,7 +148,8 @@ impl Connector {
             Exchange::H2(h2) => {
                 let super::exchange::H2 { session, peer, .. } = *h2;
                 // Also when it failed: the connection itself may be well.
-                self.pingora.release_http_session(session, &*peer, Some(idle));
+                self.pingora
+                    .release_http_session(session, &*peer, Some(idle));
             }
         }
     }
@@ -154,7 +158,10 @@ impl Connector {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.count < KEPT_MAX {
             kept.count += 1;
-            kept.by_key.entry(key).or_default().push(Resting { h1, until });
+            kept.by_key
+                .entry(key)
+                .or_default()
+                .push(Resting { h1, until });
         }
     }
 

@@ -42,6 +42,7 @@ pub enum Exchange {
 
 /// HTTP/1.1.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub struct H1 {
     pub(super) link: Link<Wire>,
     /// Under which it may be kept; none: never.
@@ -66,7 +67,9 @@ pub struct H2 {
 
 impl std::fmt::Debug for H2 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("H2").field("heard", &self.heard).finish_non_exhaustive()
+        f.debug_struct("H2")
+            .field("heard", &self.heard)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +117,10 @@ impl Exchange {
     /// Ready when a piece of the body may be put in.
     pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
-            Self::H1(h1) => h1.link.poll_room(cx).map_err(|error| Broken::closed(false, error)),
+            Self::H1(h1) => h1
+                .link
+                .poll_room(cx)
+                .map_err(|error| Broken::closed(false, error)),
             Self::H2(h2) => h2.poll_room(cx),
         }
     }
@@ -148,7 +154,10 @@ impl Exchange {
 
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
-            Self::H1(h1) => h1.link.poll_flush(cx).map_err(|error| Broken::closed(false, error)),
+            Self::H1(h1) => h1
+                .link
+                .poll_flush(cx)
+                .map_err(|error| Broken::closed(false, error)),
             Self::H2(h2) => h2.poll_room(cx),
         }
     }
@@ -269,7 +278,8 @@ impl H1 {
             Framing::Empty
         } else {
             let framing = body::framing(&answer.headers);
-            let framing = framing.map_err(|body::Malformed(what)| Broken::Malformed(what.into()))?;
+            let framing =
+                framing.map_err(|body::Malformed(what)| Broken::Malformed(what.into()))?;
             framing.unwrap_or(Framing::UntilClose)
         };
         let closes = fields::lists(&answer.headers, &header::CONNECTION, "close");
@@ -324,7 +334,9 @@ impl H2 {
             }
         }
         if fields::lists(request.headers, &header::TE, "trailers") {
-            parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            parts
+                .headers
+                .insert(header::TE, HeaderValue::from_static("trailers"));
         }
         if let Framing::Length(length) = request.body {
             parts.headers.insert(header::CONTENT_LENGTH, length.into());

@@ -104,7 +104,13 @@ mod tests {
 
     #[test]
     fn our_own_want_is_told_apart_from_an_endpoint_that_does_not_answer() {
-        for (code, ours) in [(23, true), (24, true), (99, true), (111, false), (110, false)] {
+        for (code, ours) in [
+            (23, true),
+            (24, true),
+            (99, true),
+            (111, false),
+            (110, false),
+        ] {
             let error = io::Error::from_raw_os_error(code);
             assert_eq!(is_our_own_want(&error), ours, "os error {code}");
         }

@@ -3,7 +3,11 @@ use crate::wire::outgoing::Outgoing;
 use proptest::prelude::*;
 
 /// Everything a reader takes out of `wire` when it comes in pieces of `step` bytes.
-fn read(framing: Framing, wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<HeaderMap>, usize), Malformed> {
+fn read(
+    framing: Framing,
+    wire: &[u8],
+    step: usize,
+) -> Result<(Vec<u8>, Option<HeaderMap>, usize), Malformed> {
     let mut reader = BodyReader::new(framing);
     let mut buf = BytesMut::new();
     let mut body = Vec::new();
@@ -11,7 +15,9 @@ fn read(framing: Framing, wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<H
     loop {
         match reader.take(&mut buf)? {
             Piece::Data(data) => body.extend_from_slice(&data),
-            Piece::End => return Ok((body, reader.take_trailers(), wire.len() - given + buf.len())),
+            Piece::End => {
+                return Ok((body, reader.take_trailers(), wire.len() - given + buf.len()));
+            }
             Piece::More => {
                 if given == wire.len() {
                     return Err(Malformed("cut"));
@@ -61,7 +67,10 @@ fn what_is_no_chunk_is_refused() {
         "0\r\n folded: x\r\n\r\n",
     ] {
         let result = read(Framing::Chunked, wire.as_bytes(), 1);
-        assert!(matches!(result, Err(Malformed(what)) if what != "cut"), "{wire:?}: {result:?}");
+        assert!(
+            matches!(result, Err(Malformed(what)) if what != "cut"),
+            "{wire:?}: {result:?}"
+        );
     }
     let long = format!("1;{}\r\na\r\n", "e".repeat(2000));
     assert!(read(Framing::Chunked, long.as_bytes(), 7).is_err());
@@ -81,7 +90,10 @@ fn framing_is_taken_strictly() {
     for (fields, expected) in [
         (&[][..], Ok(None)),
         (&[("content-length", "5")], Ok(Some(Framing::Length(5)))),
-        (&[("transfer-encoding", "Chunked")], Ok(Some(Framing::Chunked))),
+        (
+            &[("transfer-encoding", "Chunked")],
+            Ok(Some(Framing::Chunked)),
+        ),
         (&[("content-length", "5"), ("content-length", "5")], Err(())),
         (&[("content-length", "5, 5")], Err(())),
         (&[("content-length", "+5")], Err(())),
@@ -90,8 +102,17 @@ fn framing_is_taken_strictly() {
         (&[("content-length", "99999999999999999999")], Err(())),
         (&[("transfer-encoding", "gzip, chunked")], Err(())),
         (&[("transfer-encoding", "xchunked")], Err(())),
-        (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(())),
-        (&[("transfer-encoding", "chunked"), ("content-length", "5")], Err(())),
+        (
+            &[
+                ("transfer-encoding", "chunked"),
+                ("transfer-encoding", "chunked"),
+            ],
+            Err(()),
+        ),
+        (
+            &[("transfer-encoding", "chunked"), ("content-length", "5")],
+            Err(()),
+        ),
     ] {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {

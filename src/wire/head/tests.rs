@@ -12,12 +12,32 @@ fn parse(text: &[u8]) -> Result<RequestHead, HeadFault> {
 #[test]
 fn sound_heads_are_understood() {
     for (text, path, version) in [
-        ("GET /a?b HTTP/1.1\r\nHost: e.test\r\n\r\n", "/a?b", Version::HTTP_11),
-        ("\r\n\r\nGET / HTTP/1.1\r\nHost:e.test \r\nA:\r\n\r\n", "/", Version::HTTP_11),
+        (
+            "GET /a?b HTTP/1.1\r\nHost: e.test\r\n\r\n",
+            "/a?b",
+            Version::HTTP_11,
+        ),
+        (
+            "\r\n\r\nGET / HTTP/1.1\r\nHost:e.test \r\nA:\r\n\r\n",
+            "/",
+            Version::HTTP_11,
+        ),
         ("GET / HTTP/1.0\r\n\r\n", "/", Version::HTTP_10),
-        ("OPTIONS * HTTP/1.1\r\nhost: e.test\r\n\r\n", "*", Version::HTTP_11),
-        ("GET http://e.test/x HTTP/1.1\r\nhost: E.test\r\n\r\n", "/x", Version::HTTP_11),
-        ("GET //two/slashes HTTP/1.1\r\nhost: e\r\n\r\n", "//two/slashes", Version::HTTP_11),
+        (
+            "OPTIONS * HTTP/1.1\r\nhost: e.test\r\n\r\n",
+            "*",
+            Version::HTTP_11,
+        ),
+        (
+            "GET http://e.test/x HTTP/1.1\r\nhost: E.test\r\n\r\n",
+            "/x",
+            Version::HTTP_11,
+        ),
+        (
+            "GET //two/slashes HTTP/1.1\r\nhost: e\r\n\r\n",
+            "//two/slashes",
+            Version::HTTP_11,
+        ),
     ] {
         let head = parse(text.as_bytes()).expect(text);
         assert_eq!(head.uri.path_and_query().unwrap(), path, "{text:?}");
@@ -60,19 +80,31 @@ fn what_could_be_read_in_two_ways_is_refused() {
             "{text:?}: {parsed:?}"
         );
     }
-    for text in ["GET / HTTP/2.0\r\nHost: a\r\n\r\n", "GET / HTTP/1.2\r\nHost: a\r\n\r\n"] {
+    for text in [
+        "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+    ] {
         assert_eq!(parse(text.as_bytes()).unwrap_err(), HeadFault::Version);
     }
 }
 
 #[test]
 fn size_and_number_are_limited() {
-    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(33_000));
+    let long = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n",
+        "x".repeat(33_000)
+    );
     assert_eq!(parse(long.as_bytes()).unwrap_err(), HeadFault::TooLarge);
     let unfinished = "GET / HTTP/1.1\r\n".to_owned() + &"A: b\r\n".repeat(6000);
-    assert_eq!(parse(unfinished.as_bytes()).unwrap_err(), HeadFault::TooLarge);
+    assert_eq!(
+        parse(unfinished.as_bytes()).unwrap_err(),
+        HeadFault::TooLarge
+    );
     for (fields, fine) in [(99, true), (100, false), (300, false)] {
-        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(fields));
+        let many = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "A: b\r\n".repeat(fields)
+        );
         let parsed = parse(many.as_bytes());
         assert_eq!(parsed.is_ok(), fine, "{fields}");
         assert!(fine || parsed.is_err_and(|fault| fault == HeadFault::TooManyFields));
