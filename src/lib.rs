@@ -16,4 +16,5 @@ pub mod snapshot;
 pub mod config;
 pub mod store;
 pub mod observe;
+pub mod wire;
 pub mod base;

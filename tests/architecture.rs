@@ -9,6 +9,7 @@ use std::path::Path;
 /// modules on one line, such as the stages, never use each other.
 const LAYERS: &[&str] = &[
     "base",
+    "wire",
     "observe",
     "store",
     "stage/*",

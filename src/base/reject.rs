@@ -6,6 +6,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectKind {
     BadRequest,
+    VersionNotSupported,
+    HeadTimedOut,
     NoRoute,
     MethodNotAllowed,
     OriginNotAllowed,
@@ -30,9 +32,20 @@ pub enum RejectKind {
 
 impl RejectKind {
     /// Status, stable code, sentence: what the caller is told.
+    #[expect(clippy::too_many_lines, reason = "one row for each")]
     pub fn describe(self) -> (u16, &'static str, &'static str) {
         match self {
             Self::BadRequest => (400, "bad_request", "the request cannot be understood"),
+            Self::VersionNotSupported => (
+                505,
+                "version_not_supported",
+                "this version of HTTP is not spoken here",
+            ),
+            Self::HeadTimedOut => (
+                408,
+                "head_timed_out",
+                "the request head did not arrive in time",
+            ),
             Self::NoRoute => (404, "no_route", "no route matches this request"),
             Self::MethodNotAllowed => (
                 405,

@@ -2,8 +2,11 @@
 //! draft-ietf-httpapi-ratelimit-headers-10 has them, one item for each rule.
 
 use super::quota::{Level, Quota};
-use http::HeaderValue;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use std::fmt::Write;
+
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Both headers of an answer.
 #[derive(Debug, Clone)]
@@ -31,6 +34,15 @@ impl Headers {
             policy: value(policy)?,
             state: value(state),
         })
+    }
+
+    /// Puts both into an answer, in place of what an endpoint may have said.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        headers.insert(POLICY, self.policy.clone());
+        match &self.state {
+            Some(state) => drop(headers.insert(STATE, state.clone())),
+            None => drop(headers.remove(STATE)),
+        }
     }
 }
 
