@@ -75,6 +75,7 @@ impl AdminView for Server {
             "limits": {
                 "mode": snapshot.limits.counters().mode().name(),
                 "instances": snapshot.limits.counters().instances(),
+                "error": snapshot.limits.counters().why_gone(),
             },
             "routes": routes,
             "pools": pools,

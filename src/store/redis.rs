@@ -6,9 +6,10 @@
 use crate::base::secret::Secret;
 use crate::observe::event;
 use crate::observe::metrics::StoreMetrics;
+use crate::store::sentinel::Sentinels;
 use ::redis::aio::{MultiplexedConnection, SendError};
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue,
     IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisError, ServerErrorKind,
     TlsCertificates, Value,
 };
@@ -16,8 +17,8 @@ use arc_swap::ArcSwapOption;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -55,34 +56,53 @@ const NO_REDIS: &str = "memory";
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// `redis://host:6379`, with TLS `rediss://…`, with a user and a database
-    /// `rediss://user:password@host:6379/0`; or `memory`: nothing is shared.
+    /// `rediss://user:password@host:6379/0`, behind Sentinels `redis+sentinel://one:26379,two:26379/mymaster`;
+    /// or `memory`: nothing is shared.
     pub url: Secret,
     /// PEM file of the authorities to trust with `rediss://`. Absent: those of the system.
     #[serde(default)]
     pub ca: Option<PathBuf>,
 }
 
+/// Where Redis is.
+#[derive(Debug, Clone)]
+pub enum Address {
+    Server(Box<ConnectionInfo>),
+    /// Behind Sentinels, who know which server is the master.
+    Sentinels(Box<Sentinels>),
+}
+
 impl Settings {
     /// Where to connect, none for `memory`; or what is wrong, without a word of the URL.
-    pub fn address(&self) -> Result<Option<ConnectionInfo>, String> {
+    pub fn address(&self) -> Result<Option<Address>, String> {
         let url = self.url.expose();
         if url == NO_REDIS {
             return Ok(None);
         }
-        if !url.starts_with("redis://") && !url.starts_with("rediss://") {
-            return Err("`url` is not the address of a Redis server".to_owned());
-        }
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
         if url.contains('#') {
-            return Err("`url` ends in a `#`, which means nothing here".to_owned());
+            return Err("`url` has a `#`, which means nothing here".to_owned());
         }
-        // The cause of the library may repeat what is secret, but for its fixed part.
-        let info = url
-            .into_connection_info()
-            .map_err(|error| format!("`url` cannot be read: {}", fixed_part(&error)))?;
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let login = info.redis_settings().clone();
-        let login = login.set_protocol(ProtocolVersion::RESP3);
-        Ok(Some(info.set_tcp_settings(tcp).set_redis_settings(login)))
+        match scheme {
+            "redis" | "rediss" => {
+                // The cause of the library may repeat what is secret, but for its fixed part.
+                let info = url.into_connection_info();
+                let info =
+                    info.map_err(|error| format!("`url` cannot be read: {}", fixed_part(&error)))?;
+                Ok(Some(Address::Server(Box::new(info))))
+            }
+            "redis+sentinel" | "rediss+sentinel" => {
+                let sentinels = Sentinels::parse(rest, scheme.starts_with("rediss"));
+                let sentinels = sentinels.ok_or("`url` does not name Sentinels and a service")?;
+                Ok(Some(Address::Sentinels(Box::new(sentinels))))
+            }
+            _ => Err("`url` is not the address of a Redis server".to_owned()),
+        }
+    }
+
+    /// Whether the connection is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.url.expose().starts_with("rediss")
     }
 }
 
@@ -128,7 +148,8 @@ pub struct Redis {
 }
 
 struct Shared {
-    client: Client,
+    settings: Settings,
+    address: Address,
     /// None while Redis is gone.
     link: ArcSwapOption<Link>,
     /// The link was lost.
@@ -138,6 +159,8 @@ struct Shared {
     /// The name of this process among those that share this Redis.
     instance: String,
     instances: AtomicU32,
+    /// What went wrong last; seldom written, and read by operators only.
+    error: Mutex<String>,
     alive: Script,
     metrics: Arc<StoreMetrics>,
 }
@@ -154,21 +177,23 @@ impl Redis {
     /// Begins to connect. Must be called inside the runtime that is to carry the connection.
     pub fn start(
         settings: &Settings,
-        address: ConnectionInfo,
+        address: Address,
         (instance, metrics): (&str, Arc<StoreMetrics>),
-    ) -> Result<Arc<Self>, String> {
+    ) -> Arc<Self> {
         let shared = Arc::new(Shared {
-            client: client(settings, address)?,
+            settings: settings.clone(),
+            address,
             link: ArcSwapOption::empty(),
             lost: Arc::default(),
             tried: AtomicBool::new(false),
             instance: instance.to_owned(),
             instances: AtomicU32::new(1),
+            error: Mutex::default(),
             alive: Script::new(ALIVE),
             metrics,
         });
         let keeper = tokio::spawn(Arc::clone(&shared).keep()).abort_handle();
-        Ok(Arc::new(Self { shared, keeper }))
+        Arc::new(Self { shared, keeper })
     }
 
     /// Whether Redis answers, as far as we know.
@@ -179,6 +204,11 @@ impl Redis {
     /// Whether the first attempt to connect is over, in vain or not.
     pub fn was_tried(&self) -> bool {
         self.shared.tried.load(Relaxed)
+    }
+
+    /// Why it does not answer; none while it does.
+    pub fn why_gone(&self) -> Option<String> {
+        (!self.is_up()).then(|| self.shared.last_error())
     }
 
     /// Sets the gauge of whether Redis answers; a store that a reload has replaced may have set it last.
@@ -208,11 +238,15 @@ impl Drop for Redis {
     }
 }
 
+/// A client of one server: it waits for nothing but us, speaks RESP3 and sends each call at once.
 fn client(settings: &Settings, address: ConnectionInfo) -> Result<Client, String> {
-    let is_tls = matches!(address.addr(), ConnectionAddr::TcpTls { .. });
+    let tcp = address.tcp_settings().clone().set_nodelay(true);
+    let login = address.redis_settings().clone();
+    let login = login.set_protocol(ProtocolVersion::RESP3);
+    let address = address.set_tcp_settings(tcp).set_redis_settings(login);
     let failed = |error: RedisError| fixed_part(&error);
     match &settings.ca {
-        Some(ca) if is_tls => {
+        Some(ca) if settings.is_tls() => {
             let pem = std::fs::read(ca)
                 .map_err(|error| format!("cannot read `{}`: {error}", ca.display()))?;
             let certificates = TlsCertificates {
@@ -245,9 +279,14 @@ impl Shared {
                         event::store_found(&self.metrics);
                         self.tried.store(true, Relaxed);
                         self.stay().await;
+                    } else {
+                        event::store_lost(&self.metrics, &self.last_error());
                     }
                 }
-                Err(why) => event::store_lost(&self.metrics, &why),
+                Err(why) => {
+                    event::store_lost(&self.metrics, &why);
+                    self.note_error(why);
+                }
             }
             self.link.store(None);
             self.tried.store(true, Relaxed);
@@ -256,6 +295,12 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Link, String> {
+        let client_of = |address| client(&self.settings, address);
+        let server = match &self.address {
+            Address::Server(server) => (**server).clone(),
+            Address::Sentinels(sentinels) => sentinels.master(client_of).await?,
+        };
+        let client = client_of(server)?;
         let closed = Arc::new(AtomicBool::new(false));
         let (flag, lost) = (Arc::clone(&closed), Arc::clone(&self.lost));
         let noticed = move |push: PushInfo| {
@@ -270,9 +315,7 @@ impl Shared {
             .set_connection_timeout(None)
             .set_response_timeout(None)
             .set_pipeline_buffer_size(WAITING_CALLS_MAX);
-        let connect = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
+        let connect = client.get_multiplexed_async_connection_with_config(&config);
         match timeout(CONNECT_TIME_MAX, connect).await {
             Ok(Ok(connection)) => Ok(Link {
                 connection,
@@ -337,15 +380,27 @@ impl Shared {
             }
             Err(error) => {
                 self.metrics.failed.inc();
-                let is_over = error.is_unrecoverable_error();
+                // A master that became a replica will not be one again soon: ask for the new one.
+                let is_replica = error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
+                let is_over = error.is_unrecoverable_error() || is_replica;
                 self.failed(&link, is_over, &error.to_string());
                 Err(Unavailable)
             }
         }
     }
 
+    fn last_error(&self) -> String {
+        let error = self.error.lock();
+        error.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_error(&self, why: String) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
     /// After three failures in a row, or one that no other call can survive, nobody waits any more.
     fn failed(&self, link: &Arc<Link>, is_over: bool, why: &str) {
+        self.note_error(why.to_owned());
         let failures = link.failures.fetch_add(1, Relaxed) + 1;
         if failures < FAILURES_MAX && !is_over {
             return;
@@ -398,16 +453,21 @@ mod tests {
             ("rediss://me:pass%2F@h:1", "h:1", Some("me"), 0),
             ("redis://[::1]:6380", "::1:6380", None, 0),
         ] {
-            let info = settings(url).address().expect(url).expect(url);
+            let Some(Address::Server(info)) = settings(url).address().expect(url) else {
+                panic!("{url} is a server");
+            };
             assert_eq!(info.addr().to_string(), address, "{url}");
             assert_eq!(info.redis_settings().username(), user, "{url}");
             assert_eq!(info.redis_settings().db(), database, "{url}");
-            assert!(info.tcp_settings().nodelay(), "{url}");
+            let client = client(&settings(url), *info).expect(url);
+            assert!(
+                client.get_connection_info().tcp_settings().nodelay(),
+                "{url}"
+            );
         }
-        assert_eq!(
-            settings("memory").address().map(|info| info.is_none()),
-            Ok(true)
-        );
+        assert!(settings("memory").address().unwrap().is_none());
+        let behind = settings("rediss+sentinel://a,b/m").address();
+        assert!(matches!(behind, Ok(Some(Address::Sentinels(_)))));
     }
 
     #[test]
@@ -422,6 +482,7 @@ mod tests {
             "redis://me:hidden@h:port",
             "redis://me:hidden@h?protocol=hidden",
             "rediss://me:hidden@h/#insecure",
+            "redis+sentinel://me:hidden@h",
         ] {
             let what = settings(url).address().expect_err(url);
             assert!(what.starts_with("`url`"), "{url}: {what}");

@@ -666,3 +666,64 @@ routes: {{ all: {{ pool: app }} }}
     assert!(!gateway.errors().contains("word"), "{}", gateway.errors());
     gateway.settled().await;
 }
+
+#[tokio::test]
+async fn the_master_that_sentinels_name_is_followed() {
+    let (master, app) = (RedisServer::start(), Upstream::named("app").await);
+    let replica = RedisServer::replica_of(&master);
+    let sentinel = RedisServer::sentinel_of(&master);
+    eventually("the sentinel knows the replica", async || {
+        let known = sentinel.ask("SENTINEL replicas main");
+        known
+            .contains(&replica.address().port().to_string())
+            .then_some(())
+    })
+    .await;
+    // The first one named does not exist.
+    let nobody = crate::harness::Port::reserve();
+    let url = format!("redis+sentinel://{nobody},{}/main", sentinel.address());
+    let limits = "limits: { rules: { user: { by: user, requests: 10, per: day } } }";
+    let gateway = start(limits, &url, &app).await;
+    assert_eq!(granted(&gateway, "10.0.0.1", 4).await, 4);
+    eventually("the replica has the count", async || {
+        let key = replica.ask("KEYS limit:user:*");
+        (replica.ask(&format!("GET {key}")) == "4").then_some(())
+    })
+    .await;
+    master.kill();
+    mode_is(&gateway, "local").await;
+    mode_is(&gateway, "redis").await;
+    assert_eq!(
+        granted(&gateway, "10.0.0.1", 20).await,
+        6,
+        "what was counted is known"
+    );
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_refuses_to_count_is_a_redis_that_is_gone() {
+    let app = Upstream::named("app").await;
+    let user = [
+        "--user",
+        "gate",
+        "on",
+        ">word",
+        "~*",
+        "+@all",
+        "-@scripting",
+    ];
+    let redis = RedisServer::start_with(&user);
+    let url = redis.url().replace("redis://", "redis://gate:word@");
+    let limits = "limits: { rules: { user: { by: user, requests: 2, per: day } } }";
+    let names: &[(&str, &dyn Display)] = &[("redis", &url), ("app", &app)];
+    let gateway = Gateway::start(&document(limits, ""), names).await;
+    mode_is(&gateway, "local").await;
+    assert_eq!(granted(&gateway, "10.0.0.1", 4).await, 2);
+    let error = gateway.status().await["limits"]["error"].to_string();
+    assert!(error.to_lowercase().contains("permission"), "{error}");
+    let said = gateway.errors();
+    assert_eq!(said.matches("redis is gone").count(), 1, "{said}");
+    assert!(said.to_lowercase().contains("permission"), "{said}");
+    gateway.settled().await;
+}

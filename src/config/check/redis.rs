@@ -9,12 +9,13 @@ pub(super) fn check(report: &mut Report<'_>) {
     };
     let at = KeyPath::root().key("redis");
     if let Err(what) = settings.address() {
-        let fix = "write `redis://host:6379`, `rediss://user:password@host:6379/0`, or `memory`";
+        let fix = "write `redis://host:6379`, `rediss://user:password@host:6379/0`, \
+                   `redis+sentinel://one:26379,two:26379/mymaster`, or `memory`";
         report.error(at.key("url"), what, fix);
     }
     if let Some(ca) = &settings.ca {
         report.readable(at.key("ca"), ca);
-        if report.sure(&at, "url") && !settings.url.expose().starts_with("rediss://") {
+        if report.sure(&at, "url") && !settings.is_tls() {
             let what = "`ca` has no effect: the connection to Redis is not encrypted";
             report.warning(at.key("ca"), what, "write `rediss://`, or remove it");
         }

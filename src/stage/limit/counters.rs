@@ -121,7 +121,7 @@ impl Counters {
             Some(settings) => match settings.address()? {
                 None => None,
                 Some(address) => {
-                    let redis = Redis::start(settings, address, (instance, metrics.store()))?;
+                    let redis = Redis::start(settings, address, (instance, metrics.store()));
                     Some(Remote::new(redis, &limits))
                 }
             },
@@ -148,6 +148,11 @@ impl Counters {
     pub fn instances(&self) -> u32 {
         let remote = self.remote.as_ref();
         remote.map_or(1, |remote| remote.shared.redis.instances())
+    }
+
+    /// Why Redis is gone; none while it is there, or not wanted.
+    pub fn why_gone(&self) -> Option<String> {
+        self.remote.as_ref()?.shared.redis.why_gone()
     }
 
     /// Whether it is known by now in which mode requests are counted.

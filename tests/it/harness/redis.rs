@@ -28,12 +28,15 @@ impl RedisServer {
 
     /// With more of the command line.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_in(TempDir::new().unwrap(), arguments)
+    }
+
+    fn start_in(dir: TempDir, arguments: &[&str]) -> Self {
         let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         held.bind(&any.into()).expect("a free port exists");
         held.set_reuse_address(true).unwrap();
         let address = held.local_addr().unwrap().as_socket().unwrap();
-        let dir = TempDir::new().unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let child = Mutex::new(spawn(address, &dir, &arguments));
         let server = Self {
@@ -45,6 +48,39 @@ impl RedisServer {
         };
         server.wait_ready();
         server
+    }
+
+    /// A copy of another server, ready to take its place.
+    pub fn replica_of(master: &Self) -> Self {
+        let port = master.address.port().to_string();
+        let replica = Self::start_with(&["--replicaof", "127.0.0.1", &port]);
+        let started = Instant::now();
+        while !replica
+            .ask("INFO replication")
+            .contains("master_link_status:up")
+        {
+            assert!(started.elapsed() < DEADLINE, "the replica has no master");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        replica
+    }
+
+    /// A Sentinel that knows a master by the name `main`, and is a quorum of its own.
+    pub fn sentinel_of(master: &Self) -> Self {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("sentinel.conf");
+        let port = master.address.port();
+        let text = format!(
+            "sentinel monitor main 127.0.0.1 {port} 1\n\
+             sentinel down-after-milliseconds main 500\n\
+             sentinel failover-timeout main 3000\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        Self::start_in(dir, &[&file.display().to_string(), "--sentinel"])
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub fn url(&self) -> String {
@@ -115,10 +151,18 @@ fn read(from: &mut impl BufRead) -> std::io::Result<String> {
 
 fn spawn(address: SocketAddr, dir: &TempDir, arguments: &[String]) -> Child {
     let port = address.port().to_string();
-    Command::new("redis-server")
-        .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
-        .args(["--appendonly", "no", "--loglevel", "warning"])
-        .args(arguments)
+    // A file comes first; and what a Sentinel is, has nothing to save.
+    let is_sentinel = arguments.iter().any(|argument| argument == "--sentinel");
+    let (file, rest) = arguments.split_at(usize::from(is_sentinel));
+    let mut command = Command::new("redis-server");
+    command
+        .args(file)
+        .args(["--port", &port, "--bind", "127.0.0.1"]);
+    if !is_sentinel {
+        command.args(["--save", "", "--appendonly", "no"]);
+    }
+    command
+        .args(rest)
         .current_dir(dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -186,7 +186,7 @@ fn memory_redis_and_the_model_agree() {
     let shared = runtime.block_on(async {
         let address = settings.address().unwrap().unwrap();
         let metrics = Metrics::new("0").store();
-        let redis = Redis::start(&settings, address, ("one", metrics)).unwrap();
+        let redis = Redis::start(&settings, address, ("one", metrics));
         while !redis.is_up() {
             tokio::task::yield_now().await;
         }
