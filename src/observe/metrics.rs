@@ -139,8 +139,8 @@ table! {
     limit_decisions_total: counter[rule, result];
     /// Always 1: where limits are counted now. `memory`, `redis`, or `local` while Redis is gone.
     limit_mode: gauge[mode];
-    /// Counts that were forgotten before their time because there were too many.
-    limit_keys_evicted_total: counter[];
+    /// Charges let through uncounted because there were too many callers to be kept in memory.
+    limit_uncounted_total: counter[];
     /// Places in flight that could not be given back at once; they expire by themselves.
     limit_leases_left_total: counter[];
     /// Whether the store answers: 1 yes, 0 no.

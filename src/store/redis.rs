@@ -1,9 +1,10 @@
 //! One connection to Redis for the whole process, and a limit on every wait for it.
 //!
-//! Invariant: a call takes at most [`CALL_TIME_MAX`], and none is tried while Redis is known to be gone:
+//! Invariant: a call takes at most [`Settings::timeout`], and none is tried while Redis is known to be gone:
 //! then only the keeper asks for it, beside the requests.
 
 use crate::base::secret::Secret;
+use crate::base::units::Period;
 use crate::observe::event;
 use crate::observe::metrics::StoreMetrics;
 use crate::store::sentinel::Sentinels;
@@ -24,8 +25,8 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-/// For one call, waiting for its turn included. On one network Redis answers in under a millisecond.
-pub const CALL_TIME_MAX: Duration = Duration::from_millis(50);
+/// For one call. On one network Redis answers in under a millisecond.
+const TIMEOUT: Period = Period::millis(50);
 
 /// To connect, TLS and log-in included.
 const CONNECT_TIME_MAX: Duration = Duration::from_millis(200);
@@ -62,6 +63,14 @@ pub struct Settings {
     /// PEM file of the authorities to trust with `rediss://`. Absent: those of the system.
     #[serde(default)]
     pub ca: Option<PathBuf>,
+    /// For one call, at most; a request waits no longer for Redis. After three such calls in a row Redis
+    /// counts as gone. Default `50ms`.
+    #[serde(default = "timeout_of_a_call")]
+    pub timeout: Period,
+}
+
+fn timeout_of_a_call() -> Period {
+    TIMEOUT
 }
 
 /// Where Redis is.
@@ -364,7 +373,11 @@ impl Shared {
         };
         let mut connection = link.connection.clone();
         let started = Instant::now();
-        let asked = timeout(CALL_TIME_MAX, ask(&mut connection, script, keys, fill)).await;
+        let asked = timeout(
+            self.settings.timeout.0,
+            ask(&mut connection, script, keys, fill),
+        )
+        .await;
         let took = started.elapsed();
         self.metrics.duration.observe(took.as_secs_f64());
         let Ok(answer) = asked else {
@@ -441,6 +454,7 @@ mod tests {
         Settings {
             url: Secret::new(url.to_owned()),
             ca: None,
+            timeout: TIMEOUT,
         }
     }
 

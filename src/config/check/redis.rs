@@ -2,6 +2,9 @@
 
 use super::Report;
 use crate::base::fault::KeyPath;
+use crate::base::units::Period;
+
+const TIMEOUT_MAX: Period = Period::seconds(10);
 
 pub(super) fn check(report: &mut Report<'_>) {
     let Some(settings) = &report.config.redis else {
@@ -13,6 +16,15 @@ pub(super) fn check(report: &mut Report<'_>) {
                    `redis+sentinel://one:26379,two:26379/mymaster`, or `memory`";
         report.error(at.key("url"), what, fix);
     }
+    report.not_zero(&at, "timeout", settings.timeout, "");
+    let what = format!("`timeout` ({}) is longer than 10s", settings.timeout);
+    let fix = "every request may wait so long while Redis hangs: make it shorter";
+    report.must(
+        settings.timeout <= TIMEOUT_MAX,
+        at.key("timeout"),
+        what,
+        fix,
+    );
     if let Some(ca) = &settings.ca {
         report.readable(at.key("ca"), ca);
         if report.sure(&at, "url") && !settings.is_tls() {

@@ -39,7 +39,7 @@ impl StoreMetrics {
 /// What is counted of all limits together.
 pub struct LimitMetrics {
     modes: [IntGauge; MODES.len()],
-    pub evicted: IntCounter,
+    pub uncounted: IntCounter,
     pub leases_left: IntCounter,
 }
 
@@ -119,7 +119,7 @@ impl Metrics {
         let table = &self.table;
         Arc::new(LimitMetrics {
             modes: MODES.map(|mode| table.limit_mode.with_label_values(&[mode])),
-            evicted: table.limit_keys_evicted_total.with_label_values(unlabelled),
+            uncounted: table.limit_uncounted_total.with_label_values(unlabelled),
             leases_left: table.limit_leases_left_total.with_label_values(unlabelled),
         })
     }

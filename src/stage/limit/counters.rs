@@ -167,9 +167,10 @@ impl Counters {
         if let Some(remote) = &self.remote {
             remote.shared.redis.refresh_metrics();
         }
-        let evicted = self.memory.evicted();
-        let before = self.metrics.evicted.get();
-        self.metrics.evicted.inc_by(evicted.saturating_sub(before));
+        let uncounted = self.memory.uncounted();
+        let before = self.metrics.uncounted.get();
+        let more = uncounted.saturating_sub(before);
+        self.metrics.uncounted.inc_by(more);
     }
 
     /// Counts a request under all of its rules, or under none.

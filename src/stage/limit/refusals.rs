@@ -12,14 +12,23 @@ use std::time::{Duration, Instant};
 /// About 8 MiB. Those beyond it are asked for each time.
 const REFUSALS_MAX: usize = 1 << 16;
 
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
 /// No refusal is believed for longer without asking: counts may have been reset.
 pub const MEMORY_MAX: Duration = Duration::from_secs(5);
 
 /// Refusals by key.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    known: Mutex<HashMap<String, Refusal>>,
+    known: Mutex<Known>,
     count: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_key: HashMap<String, Refusal>,
+    /// A full table is looked through now and then only.
+    next_sweep: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,20 +47,22 @@ impl Refusals {
         let Some(until) = asked.checked_add(wait) else {
             return;
         };
-        let mut known = self.lock();
-        if known.len() >= REFUSALS_MAX {
-            known.retain(|_, refusal| refusal.believed_until > asked);
+        let mut locked = self.lock();
+        let Known { by_key, next_sweep } = &mut *locked;
+        if by_key.len() >= REFUSALS_MAX && next_sweep.is_none_or(|due| asked >= due) {
+            by_key.retain(|_, refusal| refusal.believed_until > asked);
+            *next_sweep = Some(asked + SWEEP_PERIOD);
         }
-        if known.len() < REFUSALS_MAX {
+        if by_key.len() < REFUSALS_MAX {
             let limit = charge.quota.limit();
             let refusal = Refusal {
                 until,
                 believed_until: until.min(asked + MEMORY_MAX),
                 limit,
             };
-            known.insert(charge.key.clone(), refusal);
+            by_key.insert(charge.key.clone(), refusal);
         }
-        self.count.store(known.len(), Relaxed);
+        self.count.store(by_key.len(), Relaxed);
     }
 
     /// The first of these charges that is refused, and for how long still.
@@ -63,7 +74,8 @@ impl Refusals {
         if self.count.load(Relaxed) == 0 {
             return None;
         }
-        let mut known = self.lock();
+        let mut locked = self.lock();
+        let known = &mut locked.by_key;
         let mut found = None;
         for (at, charge) in charges.enumerate() {
             let Some(refusal) = known.get(&charge.key).copied() else {
@@ -81,14 +93,15 @@ impl Refusals {
 
     /// What was remembered of these charges.
     pub fn forget(&self, charges: &[Charge]) {
-        let mut known = self.lock();
+        let mut locked = self.lock();
+        let known = &mut locked.by_key;
         for charge in charges {
             known.remove(&charge.key);
         }
         self.count.store(known.len(), Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Refusal>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,7 +134,7 @@ mod tests {
         assert_eq!(find("a", 5, 3), None);
         refusals.note(&charge("a", 5), now, Duration::from_secs(10));
         assert_eq!(find("a", 5, 5), None, "it is time to ask again");
-        assert!(refusals.lock().is_empty());
+        assert!(refusals.lock().by_key.is_empty());
         refusals.note(&charge("a", 5), now, Duration::from_secs(10));
         refusals.forget(&[charge("a", 5)]);
         assert_eq!(find("a", 5, 1), None);
@@ -133,9 +146,9 @@ mod tests {
         for caller in 0..=REFUSALS_MAX {
             refusals.note(&charge(&caller.to_string(), 1), now, Duration::from_secs(9));
         }
-        assert_eq!(refusals.lock().len(), REFUSALS_MAX);
+        assert_eq!(refusals.lock().by_key.len(), REFUSALS_MAX);
         let later = now + Duration::from_secs(9);
         refusals.note(&charge("new", 1), later, Duration::from_secs(9));
-        assert_eq!(refusals.lock().len(), 1);
+        assert_eq!(refusals.lock().by_key.len(), 1);
     }
 }

@@ -1,17 +1,21 @@
 //! Counts in this process: exact for one instance, and the stand-in while Redis is gone.
 //!
-//! Invariant: at most [`KEYS_MAX`] counts are kept, however many callers there are.
+//! Invariant: at most [`KEYS_MAX`] counts are kept, however many callers there are, and finding those that
+//! mean nothing any more takes no request longer than a look at each of them once a second.
 
 use super::{Charge, Levels, Taken};
 use crate::stage::limit::quota::{Counts, Gcra, Level, Quota, Window, in_flight};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// About 40 MiB of counts. Beyond it some are forgotten, and their callers begin anew.
-const KEYS_MAX: usize = 1 << 18;
+/// About 20 MiB of counts. While there are so many, new callers are not counted.
+const KEYS_MAX: usize = 1 << 17;
 
 /// Fewer counts are not worth looking for those that mean nothing any more.
 const SWEEP_KEYS_MIN: usize = 1 << 12;
+
+/// A full table takes milliseconds to look through.
+const SWEEP_PERIOD_US: u64 = 1_000_000;
 
 /// Counts by key.
 #[derive(Debug)]
@@ -27,7 +31,9 @@ struct Kept {
     by_key: HashMap<String, Count>,
     /// Sweep when there are so many.
     sweep_at: usize,
-    evicted: u64,
+    /// And not before, however many there are.
+    next_sweep_us: u64,
+    uncounted: u64,
 }
 
 /// What is counted under one key.
@@ -60,8 +66,9 @@ impl Memory {
         Self {
             counts: Mutex::new(Kept {
                 by_key: HashMap::new(),
-                sweep_at: SWEEP_KEYS_MIN,
-                evicted: 0,
+                sweep_at: SWEEP_KEYS_MIN.min(keys_max),
+                next_sweep_us: 0,
+                uncounted: 0,
             }),
             keys_max,
             lease_ms,
@@ -74,10 +81,12 @@ impl Memory {
         let mut levels = kept.levels(charges, now_us);
         let granted = levels.iter().all(|level| level.allows);
         if granted {
-            kept.make_room(charges.len(), self.keys_max, now_us);
+            kept.sweep(self.keys_max, now_us);
             for (charge, level) in charges.iter().zip(&mut levels) {
-                kept.add(charge, (lease, self.lease_ms), now_us);
-                level.remaining -= 1;
+                if kept.has_room_for(&charge.key, self.keys_max) {
+                    kept.add(charge, (lease, self.lease_ms), now_us);
+                    level.remaining -= 1;
+                }
             }
         }
         Taken { granted, levels }
@@ -109,9 +118,9 @@ impl Memory {
         }
     }
 
-    /// Counts that were forgotten because there were too many.
-    pub fn evicted(&self) -> u64 {
-        self.lock().evicted
+    /// Charges that were let through uncounted because there were too many callers.
+    pub fn uncounted(&self) -> u64 {
+        self.lock().uncounted
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -174,20 +183,20 @@ impl Kept {
         }
     }
 
-    /// Forgets what means nothing any more; and then whatever comes first, which cannot happen below
-    /// so many callers at once.
-    fn make_room(&mut self, keys: usize, keys_max: usize, now_us: u64) {
-        if self.by_key.len() + keys > self.sweep_at.min(keys_max) {
+    fn has_room_for(&mut self, key: &str, keys_max: usize) -> bool {
+        let has_room = self.by_key.len() < keys_max || self.by_key.contains_key(key);
+        self.uncounted += u64::from(!has_room);
+        has_room
+    }
+
+    /// Forgets what means nothing any more, when there has come to be twice as much as the last time: so each
+    /// count is looked at about once for each that is added.
+    fn sweep(&mut self, keys_max: usize, now_us: u64) {
+        if self.by_key.len() >= self.sweep_at && now_us >= self.next_sweep_us {
             self.by_key.retain(|_, count| count.matters(now_us));
-            // Twice what is left: so each count is looked at once for each that is added.
-            self.sweep_at = (self.by_key.len() * 2).max(SWEEP_KEYS_MIN);
-        }
-        while self.by_key.len() + keys > keys_max {
-            let Some(first) = self.by_key.keys().next().cloned() else {
-                return;
-            };
-            self.by_key.remove(&first);
-            self.evicted += 1;
+            let twice = (self.by_key.len() * 2).max(SWEEP_KEYS_MIN);
+            self.sweep_at = twice.min(keys_max);
+            self.next_sweep_us = now_us + SWEEP_PERIOD_US;
         }
     }
 }
@@ -325,16 +334,17 @@ mod tests {
     #[test]
     fn no_number_of_callers_makes_it_grow_without_end() {
         let memory = Memory::new(100, 0);
-        for caller in 0..1_000 {
+        let ask = |caller: u32, at_us| {
             let charge = [per_minute(&caller.to_string(), 1)];
-            assert!(memory.take(&charge, "x", 0).granted);
-        }
+            memory.take(&charge, "x", at_us).granted
+        };
+        assert!((0..1_000).all(|caller| ask(caller, 0)));
         assert_eq!(memory.lock().by_key.len(), 100);
-        assert_eq!(memory.evicted(), 900);
-        // Two minutes later they mean nothing, and nobody is evicted for the next.
-        let charge = [per_minute("one more", 1)];
-        assert!(memory.take(&charge, "x", 120_000_000).granted);
+        assert_eq!(memory.uncounted(), 900);
+        assert!(!ask(0, 1), "whoever is known stays limited");
+        // Two minutes later they mean nothing, and there is room again.
+        assert!(ask(5_000, 120_000_000));
         assert_eq!(memory.lock().by_key.len(), 1);
-        assert_eq!(memory.evicted(), 900);
+        assert_eq!(memory.uncounted(), 900);
     }
 }

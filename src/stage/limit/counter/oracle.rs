@@ -5,6 +5,7 @@ use super::memory::Memory;
 use super::redis::Shared;
 use super::{Charge, Taken};
 use crate::base::secret::Secret;
+use crate::base::units::Period;
 use crate::observe::metrics::Metrics;
 use crate::stage::limit::quota::{LEASE_MS, Quota};
 use crate::store::redis::{Redis, Settings};
@@ -182,6 +183,8 @@ fn memory_redis_and_the_model_agree() {
     let settings = Settings {
         url: Secret::new(server.url()),
         ca: None,
+        // Right, however busy the machine is.
+        timeout: Period::seconds(10),
     };
     let shared = runtime.block_on(async {
         let address = settings.address().unwrap().unwrap();
