@@ -42,7 +42,10 @@ pub enum Exchange {
 
 /// HTTP/1.1.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub struct H1 {
     pub(super) link: Link<Wire>,
     /// Under which it may be kept; none: never.
