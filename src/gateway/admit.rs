@@ -76,10 +76,12 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
         return answer::to_https(&caller.head, port);
     }
     let snapshot = Arc::clone(&ctx.snapshot);
-    let parts: &Parts = &caller.head;
-    if parts.method == Method::CONNECT {
+    if caller.head.method == Method::CONNECT {
+        // What follows is for the other end of a tunnel, and no request to us.
+        caller.close_after();
         return Err(RejectKind::MethodNotAllowed.because("CONNECT is for forward proxies"));
     }
+    let parts: &Parts = &caller.head;
     let is_absolute = is_absolute(parts);
     let host = Host::of(parts)?;
     let name = listener(ctx).map_or("", |listener| listener.name.as_str());

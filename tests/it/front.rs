@@ -272,7 +272,7 @@ async fn what_can_be_read_in_two_ways_is_refused_and_hides_nothing() {
         assert_eq!(gateway.get("/after").await.text(), "/after", "{what}");
     }
     for seen in app.seen() {
-        assert_ne!(seen.target(), "/hidden");
+        assert_ne!(seen.target(), "/hidden", "{}", seen.head);
     }
     gateway.settled().await;
 }
