@@ -38,10 +38,9 @@ pub fn arrive(caller: &mut Caller, ctx: &mut RequestContext) {
 
 fn arrival(caller: &Caller, ctx: &RequestContext) -> Arrival {
     let facts = &caller.facts;
-    let listener = match ctx.snapshot.listeners.get(&*facts.listener) {
-        Some(listener) => Arc::clone(listener),
-        None => Arc::new(ListenerRules::gone(&facts.listener, &ctx.reporter.metrics)),
-    };
+    let listener = ctx
+        .snapshot
+        .rules_of(&facts.listener, &ctx.reporter.metrics);
     let head: &Parts = &caller.head;
     let client = forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls);
     let trace = Trace::begin(&head.headers, client.trusted);

@@ -22,14 +22,6 @@ use tokio::sync::{Notify, watch};
 /// For the first request.
 const FIRST_REQUEST_MAX: Duration = Duration::from_mins(1);
 
-/// For a whole request head, from its first byte.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-
-const HEAD_LIMITS: HeadLimits = HeadLimits {
-    bytes: 32 * 1024,
-    fields: 100,
-};
-
 /// An HTTP/2 connection without streams is closed after this.
 const HTTP2_IDLE_MAX: Duration = Duration::from_mins(2);
 
@@ -80,10 +72,14 @@ async fn serve_http1(lane: Lane<'_>, stream: Stream, facts: ConnectionFacts, clo
     let mut timer = Timer::default();
     let mut ends = Ends::new(closing.idle);
     let mut h1 = Box::new(H1::new(stream));
+    let mut rules = rules(lane.gateway, &facts);
     let mut rest = FIRST_REQUEST_MAX;
+    let mut served = 0;
     while h1.wakes(rest, &mut timer, |cx| ends.poll(cx)).await {
-        let read = h1.read_head((HEAD_LIMITS, HEAD_TIME_MAX), &mut timer).await;
-        let last = *closing.soon.borrow();
+        let limits = (rules.head, rules.head_timeout);
+        let read = h1.read_head(limits, &mut timer).await;
+        served += 1;
+        let last = served >= rules.keepalive_requests || *closing.soon.borrow();
         let mut caller = match read {
             Ok(head) => h1.into_caller(head, facts.clone(), last),
             Err(NoRequest::Closed) => return,
@@ -97,7 +93,9 @@ async fn serve_http1(lane: Lane<'_>, stream: Stream, facts: ConnectionFacts, clo
                 return;
             }
         };
-        life::live(lane, &mut caller, &mut timer).await;
+        if let Some(now) = life::live(lane, &mut caller, &mut timer).await {
+            rules = now;
+        }
         let Some(same) = caller.into_h1() else {
             return;
         };
@@ -105,14 +103,13 @@ async fn serve_http1(lane: Lane<'_>, stream: Stream, facts: ConnectionFacts, clo
         if !h1.can_go_on(&mut timer).await {
             return h1.close(&mut timer).await;
         }
-        rest = rules(lane.gateway, &facts).map_or(FIRST_REQUEST_MAX, |rules| rules.keepalive);
+        rest = rules.keepalive;
     }
 }
 
-/// None when the listener is in the configuration no more.
-fn rules(gateway: &Gateway, facts: &ConnectionFacts) -> Option<Arc<ListenerRules>> {
+fn rules(gateway: &Gateway, facts: &ConnectionFacts) -> Arc<ListenerRules> {
     let snapshot = gateway.current.load();
-    snapshot.listeners.get(&*facts.listener).map(Arc::clone)
+    snapshot.rules_of(&facts.listener, &gateway.reporter.metrics)
 }
 
 /// In place of a head that could not be read.
@@ -190,14 +187,14 @@ impl Streams {
     }
 }
 
-fn http2_options() -> h2::server::Builder {
+fn http2_options(head: HeadLimits) -> h2::server::Builder {
     let mut options = h2::server::Builder::new();
     options
         .initial_window_size(HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
         .max_send_buffer_size(HTTP2_SEND_BUFFER_MAX)
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_header_list_size(u32::try_from(HEAD_LIMITS.bytes * 2).unwrap_or(u32::MAX));
+        .max_header_list_size(u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX));
     options
 }
 
@@ -209,7 +206,8 @@ async fn serve_http2(
     closing: Closing,
 ) {
     let mut timer = Timer::default();
-    let shaken = http2_options().handshake::<_, Bytes>(stream);
+    let head = rules(gateway, &facts).head;
+    let shaken = http2_options(head).handshake::<_, Bytes>(stream);
     let Some(Ok(mut connection)) = timer.within(FIRST_REQUEST_MAX, shaken).await else {
         return;
     };
@@ -233,7 +231,7 @@ async fn serve_http2(
             return;
         };
         let mut caller = H2::caller(request, respond, facts.clone());
-        let fault = caller_h2::check(&caller.head, HEAD_LIMITS).err();
+        let fault = caller_h2::check(&caller.head, head).err();
         if fault.is_some() {
             faults += 1;
             if faults > HTTP2_FAULTS_MAX {
@@ -251,7 +249,7 @@ async fn serve_http2(
             };
             match fault.map(reject_of_fault) {
                 Some(reject) => life::turn_away(lane, &mut caller, &mut timer, reject).await,
-                None => life::live(lane, &mut caller, &mut timer).await,
+                None => drop(life::live(lane, &mut caller, &mut timer).await),
             }
         });
     }

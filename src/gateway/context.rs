@@ -205,6 +205,12 @@ impl RequestContext {
             .any(|failure| failure == Failure::ReusedClosedSilent)
     }
 
+    /// Bytes a second that the caller must send or take on average; 0: none.
+    pub fn min_rate(&self) -> u64 {
+        let arrival = self.arrival.as_ref();
+        arrival.map_or(0, |arrival| arrival.listener.min_rate)
+    }
+
     /// How long nothing may move.
     pub fn idle_limit(&self) -> Duration {
         self.route()

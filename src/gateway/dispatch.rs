@@ -4,6 +4,7 @@ use super::attempt;
 use super::caller::Caller;
 use super::context::{Attempt, RequestContext, Sticky};
 use super::life::{Flight, Stop};
+use super::pace::Pace;
 use super::timer::Timer;
 use super::upload::Upload;
 use super::{endings, forward, refuse, relay};
@@ -45,12 +46,14 @@ pub async fn run(
         .route()
         .map_or(u64::MAX, |route| route.settings.body_max.0);
     let upload = Upload::new(caller, body_max);
+    let pace = Pace::new(ctx.min_rate());
     forward::prepare(caller, ctx);
     let mut flight = Flight {
         caller,
         ctx,
         timer,
         upload,
+        pace,
     };
     while let Some(after) = one_attempt(connector, &mut flight).await {
         match after {

@@ -30,6 +30,7 @@ mod endings;
 pub mod finish;
 mod forward;
 mod life;
+mod pace;
 mod refuse;
 mod relay;
 mod timer;

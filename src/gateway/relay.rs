@@ -4,6 +4,7 @@ use super::attempt::{Answering, Held};
 use super::caller::Extent;
 use super::context::{RequestContext, Sticky};
 use super::life::{Flight, Stop};
+use super::pace::Pace;
 use super::upload::Side;
 use super::{dispatch, tunnel};
 use crate::base::ending::Ending;
@@ -158,6 +159,7 @@ async fn pass(held: &mut Held<'_>, flight: &mut Flight<'_>, sent: bool) -> Resul
         waits_for: Side::Endpoint,
     };
     flight.limit(flight.ctx.idle_limit());
+    flight.pace = Pace::new(flight.ctx.min_rate());
     poll_fn(|cx| passing.poll(cx, held.exchange(), flight)).await
 }
 
@@ -196,7 +198,8 @@ impl Passing {
         if let Poll::Ready(left) = flight.poll_left(cx) {
             return Poll::Ready(Err(left));
         }
-        flight.poll_late(cx, self.waits_for).map(Err)
+        let moved = flight.ctx.traffic.bytes_out;
+        flight.poll_late(cx, self.waits_for, moved).map(Err)
     }
 
     /// The rest of the request, for an endpoint that answers before it has heard everything. Says

@@ -32,6 +32,11 @@ impl Timer {
         self.due = end.map_or(due, |end| end.min(due));
     }
 
+    /// Due after `limit` at the latest.
+    pub fn not_later(&mut self, limit: Duration) {
+        self.due = self.due.min(Instant::now() + limit.min(FAR));
+    }
+
     /// Ready when it is due. The sleep behind it is moved forth only when it has woken us, or lies too late.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
