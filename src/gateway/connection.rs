@@ -3,6 +3,7 @@
 use super::Gateway;
 use super::caller::h1::{H1, NoRequest};
 use super::caller::h2::{self as caller_h2, H2};
+use super::flood::{Meter, Metered};
 use super::life::{self, Lane};
 use super::timer::Timer;
 use crate::base::reject::{Reject, RejectKind};
@@ -39,6 +40,9 @@ const HTTP2_STREAMS_MAX: u32 = 100;
 
 /// Malformed requests before the connection is given up.
 const HTTP2_FAULTS_MAX: usize = 32;
+
+/// For the last words to a caller that is sent away.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 
 /// What ends connections beside their callers.
 #[derive(Clone)]
@@ -207,7 +211,9 @@ async fn serve_http2(
 ) {
     let mut timer = Timer::default();
     let head = rules(gateway, &facts).head;
-    let shaken = http2_options(head).handshake::<_, Bytes>(stream);
+    let meter = Arc::new(Meter::default());
+    let metered = Metered::new(stream, Arc::clone(&meter));
+    let shaken = http2_options(head).handshake::<_, Bytes>(metered);
     let Some(Ok(mut connection)) = timer.within(FIRST_REQUEST_MAX, shaken).await else {
         return;
     };
@@ -228,15 +234,21 @@ async fn serve_http2(
         };
         // None: closed in good order. An error: the caller left, or quarrelled with the library.
         let Some(Ok((request, respond))) = accepted else {
+            if meter.is_overdrawn() {
+                rules(gateway, &facts).metrics.rejected("http2_flood");
+            }
             return;
         };
-        let mut caller = H2::caller(request, respond, facts.clone());
+        let mut caller = H2::caller(request, respond, facts.clone(), Arc::clone(&meter));
         let fault = caller_h2::check(&caller.head, head).err();
-        if fault.is_some() {
-            faults += 1;
-            if faults > HTTP2_FAULTS_MAX {
-                return connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-            }
+        faults += usize::from(fault.is_some());
+        if faults > HTTP2_FAULTS_MAX || meter.gives_up_too_often() {
+            rules(gateway, &facts).metrics.rejected("http2_flood");
+            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            let farewell = std::future::poll_fn(|cx| connection.poll_closed(cx));
+            // Whoever does not listen is not waited for.
+            let _ = timer.within(FAREWELL_MAX, farewell).await;
+            return;
         }
         let (gateway, connector) = (gateway.clone(), Arc::clone(connector));
         let open = streams.open();

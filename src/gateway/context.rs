@@ -1,6 +1,7 @@
 //! One request, from its birth to its one line in the access log.
 
 use super::finish::Reporter;
+use super::pace::Pace;
 use crate::base::client::Client;
 use crate::base::ending::Ending;
 use crate::base::reject::Reject;
@@ -205,10 +206,11 @@ impl RequestContext {
             .any(|failure| failure == Failure::ReusedClosedSilent)
     }
 
-    /// Bytes a second that the caller must send or take on average; 0: none.
-    pub fn min_rate(&self) -> u64 {
+    /// The pace that the caller must keep in one direction.
+    pub fn pace(&self) -> Pace {
         let arrival = self.arrival.as_ref();
-        arrival.map_or(0, |arrival| arrival.listener.min_rate)
+        let min_rate = arrival.map_or(0, |arrival| arrival.listener.min_rate);
+        Pace::new(min_rate, self.idle_limit())
     }
 
     /// How long nothing may move.

@@ -4,7 +4,6 @@ use super::attempt;
 use super::caller::Caller;
 use super::context::{Attempt, RequestContext, Sticky};
 use super::life::{Flight, Stop};
-use super::pace::Pace;
 use super::timer::Timer;
 use super::upload::Upload;
 use super::{endings, forward, refuse, relay};
@@ -46,7 +45,7 @@ pub async fn run(
         .route()
         .map_or(u64::MAX, |route| route.settings.body_max.0);
     let upload = Upload::new(caller, body_max);
-    let pace = Pace::new(ctx.min_rate());
+    let pace = ctx.pace();
     forward::prepare(caller, ctx);
     let mut flight = Flight {
         caller,

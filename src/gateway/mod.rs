@@ -28,6 +28,7 @@ mod context;
 mod dispatch;
 mod endings;
 pub mod finish;
+mod flood;
 mod forward;
 mod life;
 mod pace;

@@ -4,7 +4,6 @@ use super::attempt::{Answering, Held};
 use super::caller::Extent;
 use super::context::{RequestContext, Sticky};
 use super::life::{Flight, Stop};
-use super::pace::Pace;
 use super::upload::Side;
 use super::{dispatch, tunnel};
 use crate::base::ending::Ending;
@@ -159,7 +158,7 @@ async fn pass(held: &mut Held<'_>, flight: &mut Flight<'_>, sent: bool) -> Resul
         waits_for: Side::Endpoint,
     };
     flight.limit(flight.ctx.idle_limit());
-    flight.pace = Pace::new(flight.ctx.min_rate());
+    flight.pace = flight.ctx.pace();
     poll_fn(|cx| passing.poll(cx, held.exchange(), flight)).await
 }
 

@@ -1,6 +1,9 @@
 //! The front door: what is no request is answered like one, and nothing can be read in two ways.
 
-use crate::harness::{Client, Gateway, Reply, Upstream};
+use crate::harness::{Client, Gateway, Reply, Upstream, eventually};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Never to reach an endpoint as a request of its own.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: test\r\n\r\n";
@@ -389,4 +392,150 @@ async fn names_keep_their_spelling() {
     let seen = app.last().await;
     assert!(seen.head.contains("SOAPAction: x"), "{}", seen.head);
     gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_head_must_come_in_time() {
+    let app = Upstream::named("app").await;
+    let yaml = "listeners: { web: { address: '{{http}}', head: { timeout: 300ms }, keepalive_requests: 3 } }
+pools: { app: { endpoints: ['{{app}}'], health: { check: off } } }
+routes: { all: { pool: app } }
+";
+    let gateway = Gateway::start(yaml, &[("app", &app)]).await;
+    let mut client = Client::connect(&gateway).await;
+    client.count(1);
+    client.send(b"GET / HTTP/1.1\r\nhost:").await;
+    client.answer().await.assert_refused(408, "head_timed_out");
+    assert!(client.is_closed().await);
+    let line = gateway.ended("client_timed_out").await;
+    assert_eq!(line["status"], 408);
+
+    let mut client = Client::connect(&gateway).await;
+    for last in [false, false, true] {
+        let answer = client.get("/").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("connection") == Some("close"), last);
+    }
+    assert!(client.is_closed().await);
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_caller_must_keep_some_pace() {
+    let large = "b".repeat(64 << 20);
+    let app = Upstream::replying(move |seen| match seen.target() {
+        "/large" => Reply::ok(large.clone()),
+        _ => Reply::ok("small"),
+    })
+    .await;
+    let yaml = "listeners: { web: { address: '{{http}}', min_rate: 10KiB } }
+pools: { app: { endpoints: ['{{app}}'], health: { check: off } } }
+routes: { all: { pool: app, timeouts: { idle: 2s } } }
+";
+    let gateway = Gateway::start(yaml, &[("app", &app)]).await;
+    let sender = async {
+        let mut client = Client::connect(&gateway).await;
+        client.count(1);
+        client
+            .send(b"POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 100000\r\n\r\n")
+            .await;
+        // Never silent for as long as `idle`, and yet it would take half a day.
+        for _ in 0..60 {
+            if client.try_send(b"x").await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        client.answer().await.assert_refused(408, "body_timed_out");
+    };
+    let reader = async {
+        let mut client = Client::connect(&gateway).await;
+        client.count(1);
+        client
+            .send(b"GET /large HTTP/1.1\r\nhost: test\r\n\r\n")
+            .await;
+        gateway
+            .access_log_line(|line| line["path"] == "/large")
+            .await
+    };
+    let ((), line) = tokio::join!(sender, reader);
+    assert_eq!(line["ending"], "client_timed_out");
+    gateway.settled().await;
+}
+
+const HTTP2: &str = "listeners: { web: { address: '{{http}}', http2: true } }
+pools: { app: { endpoints: ['{{app}}'], health: { check: off } } }
+routes: { all: { pool: app } }
+";
+
+/// A frame of HTTP/2 (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = length[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+#[tokio::test]
+async fn floods_of_frames_end_the_connection() {
+    let app = Upstream::named("app").await;
+    let gateway = Gateway::start(HTTP2, &[("app", &app)]).await;
+    for (what, flood) in [
+        ("pings", frame(6, 0, 0, b"12345678")),
+        ("settings", frame(4, 0, 0, &[])),
+        ("priorities", frame(2, 0, 1, &[0, 0, 0, 3, 7])),
+        ("window updates", frame(8, 0, 0, &[0, 0, 0, 1])),
+    ] {
+        let stream = TcpStream::connect(gateway.address("http")).await.unwrap();
+        let (mut from, mut to) = stream.into_split();
+        let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        start.extend(frame(4, 0, 0, &[]));
+        to.write_all(&start).await.unwrap();
+        let reading = tokio::spawn(async move {
+            let mut sink = vec![0; 64 << 10];
+            while from.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+        });
+        let many = flood.repeat(1000);
+        let mut sent = 0;
+        while sent < 64 << 20 && to.write_all(&many).await.is_ok() {
+            sent += many.len();
+        }
+        assert!(sent < 64 << 20, "{what}: as many as it liked");
+        reading.await.unwrap();
+    }
+    eventually("the floods to be counted", async || {
+        let selector = "onemind_connections_rejected_total{reason=\"http2_flood\"}";
+        (gateway.metric(selector).await >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(gateway.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn requests_that_are_given_up_again_and_again_end_the_connection() {
+    let app = Upstream::replying(|_| Reply::late(Duration::from_mins(1), Reply::ok("late"))).await;
+    let gateway = Gateway::start(HTTP2, &[("app", &app)]).await;
+    let stream = TcpStream::connect(gateway.address("http")).await.unwrap();
+    let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let mut made = 0;
+    while made < 20_000 {
+        let Ok(ready) = requests.clone().ready().await else {
+            break;
+        };
+        requests = ready;
+        let request = http::Request::get("http://test/").body(()).unwrap();
+        let Ok((_, mut body)) = requests.send_request(request, false) else {
+            break;
+        };
+        // The gateway has taken it before it is given up.
+        tokio::task::yield_now().await;
+        body.send_reset(h2::Reason::CANCEL);
+        made += 1;
+    }
+    assert!(made < 20_000, "as many as it liked");
+    assert!(driving.await.unwrap().is_err());
+    assert!(app.count() < 20_000);
 }

@@ -30,7 +30,7 @@ pub struct Settings {
     /// What a request head may be.
     pub head: HeadSettings,
     /// Bytes a second that a caller must send of its body, or take of its answer, on average over the time
-    /// that is spent on waiting for it; 20 s are free. Default `240B`; `0B`: no limit.
+    /// that is spent on waiting for it; as much as the route's `timeouts.idle` is free. Default `240B`; `0B`: no limit.
     pub min_rate: MinRate,
 }
 
