@@ -5,7 +5,7 @@ use super::caller::h1::{H1, NoRequest};
 use super::caller::h2::{self as caller_h2, H2};
 use super::flood::{Meter, Metered};
 use super::life::{self, Lane};
-use super::timer::Timer;
+use super::timer::{Signal, Timer};
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::ListenerRules;
 use crate::stage::listen::conn::{Arrived, ConnectionFacts};
@@ -13,10 +13,8 @@ use crate::stage::upstream::connector::Connector;
 use crate::wire::head::{HeadFault, HeadLimits, RequestHead};
 use bytes::Bytes;
 use pingora::protocols::Stream;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -51,6 +49,8 @@ pub struct Closing {
     pub soon: watch::Receiver<bool>,
     /// True once those that rest must end.
     pub idle: watch::Receiver<bool>,
+    /// True once WebSockets and streams of events must end, too.
+    pub cut: watch::Receiver<bool>,
 }
 
 /// Serves until either side has enough.
@@ -73,8 +73,8 @@ pub async fn serve(
 }
 
 async fn serve_http1(lane: Lane<'_>, stream: Stream, facts: ConnectionFacts, closing: Closing) {
-    let mut timer = Timer::default();
-    let mut ends = Ends::new(closing.idle);
+    let mut timer = Timer::new(closing.cut.clone());
+    let mut ends = Signal::new(closing.idle);
     let mut h1 = Box::new(H1::new(stream));
     let mut rules = rules(lane.gateway, &facts);
     let mut rest = FIRST_REQUEST_MAX;
@@ -143,22 +143,6 @@ fn reject_of_fault(fault: HeadFault) -> Reject {
     }
 }
 
-/// Ready when connections at rest must end. Waits once for a whole connection, however often it is asked.
-struct Ends(Pin<Box<dyn Future<Output = ()> + Send>>);
-
-impl Ends {
-    fn new(mut idle: watch::Receiver<bool>) -> Self {
-        Self(Box::pin(async move {
-            // An error means that the process is going: that is the end as well.
-            let _ = idle.wait_for(|end| *end).await;
-        }))
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(cx)
-    }
-}
-
 /// Streams that run, so that an idle connection can be told from a busy one.
 #[derive(Default)]
 struct Streams {
@@ -209,7 +193,7 @@ async fn serve_http2(
     facts: ConnectionFacts,
     closing: Closing,
 ) {
-    let mut timer = Timer::default();
+    let mut timer = Timer::new(closing.cut.clone());
     let head = rules(gateway, &facts).head;
     let meter = Arc::new(Meter::default());
     let metered = Metered::new(stream, Arc::clone(&meter));
@@ -218,7 +202,7 @@ async fn serve_http2(
         return;
     };
     let streams = Arc::new(Streams::default());
-    let mut ends = Ends::new(closing.soon);
+    let mut ends = Signal::new(closing.soon);
     let mut ending = false;
     let mut faults = 0;
     loop {
@@ -252,9 +236,10 @@ async fn serve_http2(
         }
         let (gateway, connector) = (gateway.clone(), Arc::clone(connector));
         let open = streams.open();
+        let cut = closing.cut.clone();
         tokio::spawn(async move {
             let _open = open;
-            let mut timer = Timer::default();
+            let mut timer = Timer::new(cut);
             let lane = Lane {
                 gateway: &gateway,
                 connector: &connector,
