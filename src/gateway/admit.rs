@@ -38,10 +38,9 @@ pub fn arrive(caller: &mut Caller, ctx: &mut RequestContext) {
 
 fn arrival(caller: &Caller, ctx: &RequestContext) -> Arrival {
     let facts = &caller.facts;
-    let listener = match ctx.snapshot.listeners.get(&*facts.listener) {
-        Some(listener) => Arc::clone(listener),
-        None => Arc::new(ListenerRules::gone(&facts.listener, &ctx.reporter.metrics)),
-    };
+    let listener = ctx
+        .snapshot
+        .rules_of(&facts.listener, &ctx.reporter.metrics);
     let head: &Parts = &caller.head;
     let client = forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls);
     let trace = Trace::begin(&head.headers, client.trusted);
@@ -76,10 +75,12 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
         return answer::to_https(&caller.head, port);
     }
     let snapshot = Arc::clone(&ctx.snapshot);
-    let parts: &Parts = &caller.head;
-    if parts.method == Method::CONNECT {
+    if caller.head.method == Method::CONNECT {
+        // What follows is for the other end of a tunnel, and no request to us.
+        caller.close_after();
         return Err(RejectKind::MethodNotAllowed.because("CONNECT is for forward proxies"));
     }
+    let parts: &Parts = &caller.head;
     let is_absolute = is_absolute(parts);
     let host = Host::of(parts)?;
     let name = listener(ctx).map_or("", |listener| listener.name.as_str());

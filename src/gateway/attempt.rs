@@ -153,7 +153,8 @@ impl Waiting {
         } else {
             flight.upload.waits_for
         };
-        flight.poll_late(cx, waits_for).map(Err)
+        let moved = flight.caller.bytes_in;
+        flight.poll_late(cx, waits_for, moved).map(Err)
     }
 
     fn poll_send(

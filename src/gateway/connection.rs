@@ -3,8 +3,9 @@
 use super::Gateway;
 use super::caller::h1::{H1, NoRequest};
 use super::caller::h2::{self as caller_h2, H2};
+use super::flood::{Meter, Metered};
 use super::life::{self, Lane};
-use super::timer::Timer;
+use super::timer::{Signal, Timer};
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::ListenerRules;
 use crate::stage::listen::conn::{Arrived, ConnectionFacts};
@@ -12,23 +13,13 @@ use crate::stage::upstream::connector::Connector;
 use crate::wire::head::{HeadFault, HeadLimits, RequestHead};
 use bytes::Bytes;
 use pingora::protocols::Stream;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// For the first request.
 const FIRST_REQUEST_MAX: Duration = Duration::from_mins(1);
-
-/// For a whole request head, from its first byte.
-const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
-
-const HEAD_LIMITS: HeadLimits = HeadLimits {
-    bytes: 32 * 1024,
-    fields: 100,
-};
 
 /// An HTTP/2 connection without streams is closed after this.
 const HTTP2_IDLE_MAX: Duration = Duration::from_mins(2);
@@ -48,6 +39,9 @@ const HTTP2_STREAMS_MAX: u32 = 100;
 /// Malformed requests before the connection is given up.
 const HTTP2_FAULTS_MAX: usize = 32;
 
+/// For the last words to a caller that is sent away.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
 /// What ends connections beside their callers.
 #[derive(Clone)]
 pub struct Closing {
@@ -55,6 +49,8 @@ pub struct Closing {
     pub soon: watch::Receiver<bool>,
     /// True once those that rest must end.
     pub idle: watch::Receiver<bool>,
+    /// True once WebSockets and streams of events must end, too.
+    pub cut: watch::Receiver<bool>,
 }
 
 /// Serves until either side has enough.
@@ -77,13 +73,17 @@ pub async fn serve(
 }
 
 async fn serve_http1(lane: Lane<'_>, stream: Stream, facts: ConnectionFacts, closing: Closing) {
-    let mut timer = Timer::default();
-    let mut ends = Ends::new(closing.idle);
+    let mut timer = Timer::new(closing.cut.clone());
+    let mut ends = Signal::new(closing.idle);
     let mut h1 = Box::new(H1::new(stream));
+    let mut rules = rules(lane.gateway, &facts);
     let mut rest = FIRST_REQUEST_MAX;
+    let mut served = 0;
     while h1.wakes(rest, &mut timer, |cx| ends.poll(cx)).await {
-        let read = h1.read_head((HEAD_LIMITS, HEAD_TIME_MAX), &mut timer).await;
-        let last = *closing.soon.borrow();
+        let limits = (rules.head, rules.head_timeout);
+        let read = h1.read_head(limits, &mut timer).await;
+        served += 1;
+        let last = served >= rules.keepalive_requests || *closing.soon.borrow();
         let mut caller = match read {
             Ok(head) => h1.into_caller(head, facts.clone(), last),
             Err(NoRequest::Closed) => return,
@@ -97,7 +97,9 @@ async fn serve_http1(lane: Lane<'_>, stream: Stream, facts: ConnectionFacts, clo
                 return;
             }
         };
-        life::live(lane, &mut caller, &mut timer).await;
+        if let Some(now) = life::live(lane, &mut caller, &mut timer).await {
+            rules = now;
+        }
         let Some(same) = caller.into_h1() else {
             return;
         };
@@ -105,14 +107,13 @@ async fn serve_http1(lane: Lane<'_>, stream: Stream, facts: ConnectionFacts, clo
         if !h1.can_go_on(&mut timer).await {
             return h1.close(&mut timer).await;
         }
-        rest = rules(lane.gateway, &facts).map_or(FIRST_REQUEST_MAX, |rules| rules.keepalive);
+        rest = rules.keepalive;
     }
 }
 
-/// None when the listener is in the configuration no more.
-fn rules(gateway: &Gateway, facts: &ConnectionFacts) -> Option<Arc<ListenerRules>> {
+fn rules(gateway: &Gateway, facts: &ConnectionFacts) -> Arc<ListenerRules> {
     let snapshot = gateway.current.load();
-    snapshot.listeners.get(&*facts.listener).map(Arc::clone)
+    snapshot.rules_of(&facts.listener, &gateway.reporter.metrics)
 }
 
 /// In place of a head that could not be read.
@@ -139,22 +140,6 @@ fn reject_of_fault(fault: HeadFault) -> Reject {
         HeadFault::TooManyFields => RejectKind::HeadTooLarge.because("too many fields"),
         HeadFault::Version => RejectKind::VersionNotSupported.into(),
         HeadFault::Malformed(reason) => RejectKind::BadRequest.because(reason),
-    }
-}
-
-/// Ready when connections at rest must end. Waits once for a whole connection, however often it is asked.
-struct Ends(Pin<Box<dyn Future<Output = ()> + Send>>);
-
-impl Ends {
-    fn new(mut idle: watch::Receiver<bool>) -> Self {
-        Self(Box::pin(async move {
-            // An error means that the process is going: that is the end as well.
-            let _ = idle.wait_for(|end| *end).await;
-        }))
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(cx)
     }
 }
 
@@ -190,14 +175,14 @@ impl Streams {
     }
 }
 
-fn http2_options() -> h2::server::Builder {
+fn http2_options(head: HeadLimits) -> h2::server::Builder {
     let mut options = h2::server::Builder::new();
     options
         .initial_window_size(HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
         .max_send_buffer_size(HTTP2_SEND_BUFFER_MAX)
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_header_list_size(u32::try_from(HEAD_LIMITS.bytes * 2).unwrap_or(u32::MAX));
+        .max_header_list_size(u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX));
     options
 }
 
@@ -208,13 +193,16 @@ async fn serve_http2(
     facts: ConnectionFacts,
     closing: Closing,
 ) {
-    let mut timer = Timer::default();
-    let shaken = http2_options().handshake::<_, Bytes>(stream);
+    let mut timer = Timer::new(closing.cut.clone());
+    let head = rules(gateway, &facts).head;
+    let meter = Arc::new(Meter::default());
+    let metered = Metered::new(stream, Arc::clone(&meter));
+    let shaken = http2_options(head).handshake::<_, Bytes>(metered);
     let Some(Ok(mut connection)) = timer.within(FIRST_REQUEST_MAX, shaken).await else {
         return;
     };
     let streams = Arc::new(Streams::default());
-    let mut ends = Ends::new(closing.soon);
+    let mut ends = Signal::new(closing.soon);
     let mut ending = false;
     let mut faults = 0;
     loop {
@@ -230,28 +218,35 @@ async fn serve_http2(
         };
         // None: closed in good order. An error: the caller left, or quarrelled with the library.
         let Some(Ok((request, respond))) = accepted else {
+            if meter.is_overdrawn() {
+                rules(gateway, &facts).metrics.rejected("http2_flood");
+            }
             return;
         };
-        let mut caller = H2::caller(request, respond, facts.clone());
-        let fault = caller_h2::check(&caller.head, HEAD_LIMITS).err();
-        if fault.is_some() {
-            faults += 1;
-            if faults > HTTP2_FAULTS_MAX {
-                return connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-            }
+        let mut caller = H2::caller(request, respond, facts.clone(), Arc::clone(&meter));
+        let fault = caller_h2::check(&caller.head, head).err();
+        faults += usize::from(fault.is_some());
+        if faults > HTTP2_FAULTS_MAX || meter.gives_up_too_often() {
+            rules(gateway, &facts).metrics.rejected("http2_flood");
+            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            let farewell = std::future::poll_fn(|cx| connection.poll_closed(cx));
+            // Whoever does not listen is not waited for.
+            let _ = timer.within(FAREWELL_MAX, farewell).await;
+            return;
         }
         let (gateway, connector) = (gateway.clone(), Arc::clone(connector));
         let open = streams.open();
+        let cut = closing.cut.clone();
         tokio::spawn(async move {
             let _open = open;
-            let mut timer = Timer::default();
+            let mut timer = Timer::new(cut);
             let lane = Lane {
                 gateway: &gateway,
                 connector: &connector,
             };
             match fault.map(reject_of_fault) {
                 Some(reject) => life::turn_away(lane, &mut caller, &mut timer, reject).await,
-                None => life::live(lane, &mut caller, &mut timer).await,
+                None => drop(life::live(lane, &mut caller, &mut timer).await),
             }
         });
     }

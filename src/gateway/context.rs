@@ -1,6 +1,7 @@
 //! One request, from its birth to its one line in the access log.
 
 use super::finish::Reporter;
+use super::pace::Pace;
 use crate::base::client::Client;
 use crate::base::ending::Ending;
 use crate::base::reject::Reject;
@@ -211,6 +212,13 @@ impl RequestContext {
         failures
             .into_iter()
             .any(|failure| failure == Failure::ReusedClosedSilent)
+    }
+
+    /// The pace that the caller must keep in one direction.
+    pub fn pace(&self) -> Pace {
+        let arrival = self.arrival.as_ref();
+        let min_rate = arrival.map_or(0, |arrival| arrival.listener.min_rate);
+        Pace::new(min_rate, self.idle_limit())
     }
 
     /// How long nothing may move.

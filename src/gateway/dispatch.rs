@@ -45,12 +45,14 @@ pub async fn run(
         .route()
         .map_or(u64::MAX, |route| route.settings.body_max.0);
     let upload = Upload::new(caller, body_max);
+    let pace = ctx.pace();
     forward::prepare(caller, ctx);
     let mut flight = Flight {
         caller,
         ctx,
         timer,
         upload,
+        pace,
     };
     while let Some(after) = one_attempt(connector, &mut flight).await {
         match after {

@@ -3,14 +3,17 @@
 use super::admit::{self, Next};
 use super::caller::{Caller, CallerFault};
 use super::context::RequestContext;
+use super::pace::Pace;
 use super::timer::Timer;
 use super::upload::{Side, Upload};
 use super::{Gateway, answer, dispatch, finish, refuse};
 use crate::base::reject::Reject;
+use crate::snapshot::ListenerRules;
 use crate::stage::upstream::broken::Broken;
 use crate::stage::upstream::connector::Connector;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a request needs beside its caller: one worker's share of the gateway.
 #[derive(Clone, Copy)]
@@ -20,8 +23,12 @@ pub struct Lane<'a> {
     pub connector: &'a Connector,
 }
 
-/// From a head that was read to a line in the access log.
-pub async fn live(lane: Lane<'_>, caller: &mut Caller, timer: &mut Timer) {
+/// From a head that was read to a line in the access log. Returns the rules of the listener as they are now.
+pub async fn live(
+    lane: Lane<'_>,
+    caller: &mut Caller,
+    timer: &mut Timer,
+) -> Option<Arc<ListenerRules>> {
     let mut ctx = lane.gateway.begin();
     admit::arrive(caller, &mut ctx);
     match admit::run(caller, &mut ctx).await {
@@ -31,6 +38,7 @@ pub async fn live(lane: Lane<'_>, caller: &mut Caller, timer: &mut Timer) {
     }
     caller.take_rest().await;
     finish::run(caller, &mut ctx);
+    ctx.arrival.take().map(|arrival| arrival.listener)
 }
 
 /// The same for a request that could not be read: it is answered, counted and logged like any other.
@@ -48,6 +56,7 @@ pub struct Flight<'a> {
     pub ctx: &'a mut RequestContext,
     pub timer: &'a mut Timer,
     pub upload: Upload,
+    pub pace: Pace,
 }
 
 /// How an attempt, or all of them, came to a stop before the answer was whole.
@@ -72,8 +81,15 @@ impl Flight<'_> {
         gone.map(|why| Stop::Caller(CallerFault::Left(why)))
     }
 
-    /// Whether the time is over, and whose fault that is.
-    pub fn poll_late(&mut self, cx: &mut Context<'_>, waits_for: Side) -> Poll<Stop> {
+    /// Whether the time is over, and whose fault that is. `moved`: bytes that the caller has sent, or taken.
+    pub fn poll_late(&mut self, cx: &mut Context<'_>, waits_for: Side, moved: u64) -> Poll<Stop> {
+        if waits_for == Side::Caller {
+            if let Some(patience) = self.pace.patience(moved, Instant::now()) {
+                self.timer.not_later(patience);
+            }
+        } else if self.pace.is_waiting() {
+            self.pace.rests(Instant::now());
+        }
         self.timer.poll(cx).map(|()| {
             if waits_for == Side::Caller && !self.ctx.is_over_total() {
                 Stop::Caller(CallerFault::TimedOut)

@@ -5,7 +5,7 @@ use super::context::RequestContext;
 use super::endings;
 use super::timer::Timer;
 use crate::base::ending::Ending;
-use crate::base::reject::Reject;
+use crate::base::reject::{Reject, RejectKind};
 use crate::wire::head::ResponseHead;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -15,6 +15,10 @@ use std::time::Duration;
 
 /// Answers with the refusal.
 pub async fn run(caller: &mut Caller, ctx: &mut RequestContext, timer: &mut Timer, reject: Reject) {
+    if reject.kind == RejectKind::BadRequest {
+        // Whoever cannot write this request is not to be trusted with where the next one begins.
+        caller.close_after();
+    }
     let body = Bytes::from(body_of(ctx, &reject));
     let head = head_of(&reject);
     ctx.refused(reject);
@@ -125,7 +129,6 @@ fn whole_seconds(wait: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::reject::RejectKind;
 
     #[test]
     fn retry_after_is_rounded_up() {

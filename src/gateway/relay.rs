@@ -13,6 +13,7 @@ use crate::stage::upstream::exchange::Exchange;
 use crate::wire::body::{self, Framing};
 use crate::wire::fields;
 use crate::wire::head::ResponseHead;
+use bytes::Bytes;
 use http::{HeaderName, Method, StatusCode, header};
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -72,6 +73,7 @@ pub async fn run(answering: Answering<'_>, flight: &mut Flight<'_>) {
         sent,
     } = answering;
     let extent = extent_of(&head, &flight.caller.head.method);
+    let events = Events::of(&head, extent);
     flight.ctx.status = head.status.as_u16();
     decorate(&mut head, flight.ctx);
     if !flight.upload.is_whole() {
@@ -83,7 +85,7 @@ pub async fn run(answering: Answering<'_>, flight: &mut Flight<'_>) {
     if flight.ctx.is_tunnel() {
         return tunnel::run(held, flight).await;
     }
-    let passed = pass(&mut held, flight, sent).await;
+    let passed = pass(&mut held, flight, sent, events).await;
     drop(held);
     match passed {
         Ok(()) => flight.ctx.end(Ending::Completed),
@@ -151,13 +153,20 @@ fn bind_to_endpoint(head: &mut ResponseHead, ctx: &RequestContext) {
     }
 }
 
-async fn pass(held: &mut Held<'_>, flight: &mut Flight<'_>, sent: bool) -> Result<(), Stop> {
+async fn pass(
+    held: &mut Held<'_>,
+    flight: &mut Flight<'_>,
+    sent: bool,
+    events: Events,
+) -> Result<(), Stop> {
     let mut passing = Passing {
+        events,
         sent,
         state: State::Body,
         waits_for: Side::Endpoint,
     };
     flight.limit(flight.ctx.idle_limit());
+    flight.pace = flight.ctx.pace();
     poll_fn(|cx| passing.poll(cx, held.exchange(), flight)).await
 }
 
@@ -166,6 +175,44 @@ struct Passing {
     sent: bool,
     state: State,
     waits_for: Side,
+    events: Events,
+}
+
+/// Whether the answer is a stream of events, and where in it we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Events {
+    None,
+    /// Within an event.
+    Within,
+    /// An empty line has come: another event may follow, or none.
+    Between,
+    /// The last event was ours.
+    Over,
+}
+
+/// Said to readers of events when the process ends: whoever knows how to reconnect does so at once.
+const LAST_EVENT: &[u8] = b"event: error\ndata: {\"code\":\"draining\",\"message\":\"this instance is about to stop; connect again\"}\n\n";
+
+impl Events {
+    /// Only what we can read, and whose length nobody knows yet.
+    fn of(head: &ResponseHead, extent: Extent) -> Self {
+        let kind = head.headers.get(header::CONTENT_TYPE);
+        let is_events = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let readable = !head.headers.contains_key(header::CONTENT_ENCODING);
+        if is_events && readable && extent == Extent::Unknown {
+            Self::Between
+        } else {
+            Self::None
+        }
+    }
+
+    fn pass(&mut self, piece: &[u8]) {
+        if *self == Self::None {
+            return;
+        }
+        let ends = piece.ends_with(b"\n\n") || piece.ends_with(b"\r\n\r\n");
+        *self = if ends { Self::Between } else { Self::Within };
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +243,8 @@ impl Passing {
         if let Poll::Ready(left) = flight.poll_left(cx) {
             return Poll::Ready(Err(left));
         }
-        flight.poll_late(cx, self.waits_for).map(Err)
+        let moved = flight.ctx.traffic.bytes_out;
+        flight.poll_late(cx, self.waits_for, moved).map(Err)
     }
 
     /// The rest of the request, for an endpoint that answers before it has heard everything. Says
@@ -239,6 +287,7 @@ impl Passing {
                     match exchange.poll_body(cx) {
                         Poll::Ready(Ok(Some(piece))) => {
                             flight.ctx.traffic.bytes_out += piece.len() as u64;
+                            self.events.pass(&piece);
                             caller.put(piece);
                         }
                         Poll::Ready(Ok(None)) => self.state = State::End,
@@ -249,7 +298,15 @@ impl Passing {
                             // Nothing more is at hand: what has come goes out now.
                             ready!(caller.poll_flush(cx)).map_err(Stop::Caller)?;
                             self.waits_for = Side::Endpoint;
-                            return Poll::Pending;
+                            if self.events != Events::Between {
+                                return Poll::Pending;
+                            }
+                            ready!(flight.timer.poll_cut(cx));
+                            flight.ctx.traffic.bytes_out += LAST_EVENT.len() as u64;
+                            flight.ctx.end(Ending::CutByDrain);
+                            caller.put(Bytes::from_static(LAST_EVENT));
+                            self.events = Events::Over;
+                            self.state = State::End;
                         }
                     }
                 }

@@ -4,32 +4,64 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::time::Sleep;
 
 /// When a limit is that far away, it is none.
 const FAR: Duration = Duration::from_hours(24 * 365);
 
-#[derive(Debug)]
 pub struct Timer {
     sleep: Pin<Box<Sleep>>,
     due: Instant,
+    /// True when what still runs must end, well or badly.
+    cut: watch::Receiver<bool>,
+    cutting: Option<Signal>,
 }
 
-impl Default for Timer {
-    fn default() -> Self {
-        let due = Instant::now() + FAR;
-        Self {
-            sleep: Box::pin(tokio::time::sleep_until(due.into())),
-            due,
-        }
+/// Ready when something has been switched on. Waits once, however often it is asked.
+pub struct Signal(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Signal {
+    pub fn new(mut switch: watch::Receiver<bool>) -> Self {
+        Self(Box::pin(async move {
+            // An error means that the process is going: that is the end as well.
+            let _ = switch.wait_for(|on| *on).await;
+        }))
+    }
+
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
     }
 }
 
 impl Timer {
+    pub fn new(cut: watch::Receiver<bool>) -> Self {
+        let due = Instant::now() + FAR;
+        Self {
+            sleep: Box::pin(tokio::time::sleep_until(due.into())),
+            due,
+            cut,
+            cutting: None,
+        }
+    }
+
+    /// Ready when what would go on for hours must say goodbye. Not to be asked again after that.
+    pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let cut = &self.cut;
+        self.cutting
+            .get_or_insert_with(|| Signal::new(cut.clone()))
+            .poll(cx)
+    }
+
     /// Due after `limit`, and not later than `end`.
     pub fn set(&mut self, limit: Duration, end: Option<Instant>) {
         let due = Instant::now() + limit.min(FAR);
         self.due = end.map_or(due, |end| end.min(due));
+    }
+
+    /// Due after `limit` at the latest.
+    pub fn not_later(&mut self, limit: Duration) {
+        self.due = self.due.min(Instant::now() + limit.min(FAR));
     }
 
     /// Ready when it is due. The sleep behind it is moved forth only when it has woken us, or lies too late.
@@ -67,7 +99,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_last_setting_counts() {
         let start = tokio::time::Instant::now();
-        let mut timer = Timer::default();
+        let (_switch, cut) = watch::channel(false);
+        let mut timer = Timer::new(cut);
         // `Instant` of the standard library does not stand still with tokio's, so only order is told here.
         assert!(
             timer

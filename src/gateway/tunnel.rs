@@ -5,6 +5,7 @@ use super::life::Flight;
 use crate::base::ending::Ending;
 use crate::stage::upstream::exchange::Exchange;
 use crate::wire::link::Link;
+use crate::wire::websocket::{self, FrameTracker};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -19,6 +20,9 @@ const SCRATCH: usize = 16 * 1024;
 
 /// When one side has ended, the other has this long to do the same.
 const HALF_OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// For the close frames of a process that ends, and what they are answered with.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
@@ -38,35 +42,44 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
     };
     let idle = ctx.tunnel_limit();
     let mut bytes = (0_u64, 0_u64);
-    let (mut up, mut down) = (Direction::Open, Direction::Open);
+    let (mut up, mut down) = (Direction::default(), Direction::default());
+    let mut farewell = Farewell::NotYet;
     timer.set(idle, None);
     let ending = poll_fn(|cx| {
-        let before = (bytes, up, down);
+        let before = (bytes, up.state, down.state);
         let upward = up.poll(cx, &mut near.link, &mut endpoint, &mut bytes.0);
         let downward = down.poll(cx, &mut endpoint, &mut near.link, &mut bytes.1);
         match (upward, downward) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(())))
             | (Poll::Ready(Err(_)), _)
-            | (_, Poll::Ready(Err(_))) => return Poll::Ready(Ending::TunnelClosed),
+            | (_, Poll::Ready(Err(_))) => return Poll::Ready(farewell.ending()),
             _ => {}
         }
-        let is_whole = up == Direction::Open && down == Direction::Open;
-        if before != (bytes, up, down) {
-            timer.set(
-                if is_whole {
-                    idle
-                } else {
-                    idle.min(HALF_OPEN_MAX)
-                },
-                None,
-            );
+        if farewell == Farewell::NotYet && timer.poll_cut(cx).is_ready() {
+            farewell = Farewell::Due;
+            timer.set(FAREWELL_MAX, None);
         }
-        let late = if is_whole {
-            Ending::TunnelIdle
-        } else {
-            Ending::TunnelClosed
-        };
-        timer.poll(cx).map(|()| late)
+        if farewell == Farewell::Due && up.is_between_frames() && down.is_between_frames() {
+            near.link.out.put(websocket::going_away());
+            let mask = fastrand::u32(..).to_be_bytes();
+            endpoint.out.put(websocket::going_away_masked(mask));
+            farewell = Farewell::Said;
+            // Their own close frames, and the ends of their connections, are all that may follow.
+            let _ = (near.link.poll_flush(cx), endpoint.poll_flush(cx));
+        }
+        let is_whole = up.state == State::Open && down.state == State::Open;
+        if before != (bytes, up.state, down.state) && farewell == Farewell::NotYet {
+            let limit = if is_whole {
+                idle
+            } else {
+                idle.min(HALF_OPEN_MAX)
+            };
+            timer.set(limit, None);
+        }
+        timer.poll(cx).map(|()| match farewell {
+            Farewell::NotYet if is_whole => Ending::TunnelIdle,
+            farewell => farewell.ending(),
+        })
     })
     .await;
     caller.bytes_in = bytes.0;
@@ -74,8 +87,32 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
     ctx.end(ending);
 }
 
+/// What is said to both sides before the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
+enum Farewell {
+    NotYet,
+    Due,
+    Said,
+}
+
+impl Farewell {
+    fn ending(self) -> Ending {
+        match self {
+            Self::NotYet => Ending::TunnelClosed,
+            Self::Due | Self::Said => Ending::CutByDrain,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Direction {
+    state: State,
+    frames: FrameTracker,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
     Open,
     /// Its source has ended; its target must be told.
     Ending,
@@ -83,6 +120,10 @@ enum Direction {
 }
 
 impl Direction {
+    fn is_between_frames(&self) -> bool {
+        self.state == State::Open && self.frames.is_between_frames()
+    }
+
     /// Moves what can be moved now. Ready when there will be nothing more.
     fn poll<A, B>(
         &mut self,
@@ -97,26 +138,27 @@ impl Direction {
     {
         loop {
             ready!(to.poll_flush(cx))?;
-            match self {
-                Self::Open if from.inbox.is_empty() => {
-                    let read = ready!(move_once(cx, from, to))?;
+            match self.state {
+                State::Open if from.inbox.is_empty() => {
+                    let read = ready!(move_once(cx, from, to, &mut self.frames))?;
                     *bytes += read as u64;
                     if read == 0 {
-                        *self = Self::Ending;
+                        self.state = State::Ending;
                     }
                 }
-                Self::Open => {
+                State::Open => {
                     // What came together with the heads.
                     *bytes += from.inbox.len() as u64;
+                    self.frames.pass(&from.inbox);
                     to.out.put(from.inbox.split().freeze());
                     from.slim();
                 }
-                Self::Ending => {
+                State::Ending => {
                     // Nobody is left to tell when this fails.
                     let _ = ready!(Pin::new(&mut to.io).poll_shutdown(cx));
-                    *self = Self::Closed;
+                    self.state = State::Closed;
                 }
-                Self::Closed => return Poll::Ready(Ok(())),
+                State::Closed => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -127,6 +169,7 @@ fn move_once<A, B>(
     cx: &mut Context<'_>,
     from: &mut Link<A>,
     to: &mut Link<B>,
+    frames: &mut FrameTracker,
 ) -> Poll<io::Result<usize>>
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -139,6 +182,7 @@ where
         if read.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        frames.pass(read);
         let sent = match Pin::new(&mut to.io).poll_write(cx, read) {
             Poll::Ready(sent) => sent?,
             Poll::Pending => 0,

@@ -36,6 +36,9 @@ use workers::Workers;
 /// How often connections to endpoints that rest are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// For the last words of WebSockets and streams when the drain deadline has passed.
+const FAREWELL_MAX: Duration = Duration::from_secs(3);
+
 /// A running gateway.
 pub struct Server {
     path: PathBuf,
@@ -49,6 +52,7 @@ pub struct Server {
     live: Arc<Live>,
     closing: watch::Sender<bool>,
     idle_closing: watch::Sender<bool>,
+    cut: watch::Sender<bool>,
     /// True when nothing is left to show to operators.
     stopped: watch::Sender<bool>,
     draining: AtomicBool,
@@ -150,6 +154,7 @@ impl Server {
         let workers = Workers::start(threads.get())?;
         let closing = watch::Sender::new(false);
         let idle_closing = watch::Sender::new(false);
+        let cut = watch::Sender::new(false);
         let live = Arc::new(Live::default());
         let greeters = workers.handles().iter().map(|runtime| {
             // Pingora's connector belongs to the runtime that it is made on.
@@ -162,6 +167,7 @@ impl Server {
                 closing: Closing {
                     soon: closing.subscribe(),
                     idle: idle_closing.subscribe(),
+                    cut: cut.subscribe(),
                 },
                 live: Arc::clone(&live),
             })
@@ -178,6 +184,7 @@ impl Server {
             live,
             closing,
             idle_closing,
+            cut,
             stopped: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::default(),
@@ -247,6 +254,9 @@ impl Server {
             tracing::info!("drained");
         } else {
             tracing::warn!(cut = self.live.count(), "the drain deadline has passed");
+            // WebSockets are told to come back elsewhere, readers of events too.
+            self.cut.send_replace(true);
+            let _ = tokio::time::timeout(FAREWELL_MAX, self.live.wait_idle()).await;
         }
     }
 

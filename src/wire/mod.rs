@@ -6,3 +6,4 @@ pub mod frames;
 pub mod head;
 pub mod link;
 pub mod outgoing;
+pub mod websocket;

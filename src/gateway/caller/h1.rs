@@ -2,7 +2,7 @@
 
 use super::{Caller, CallerFault, Extent, Wire, date, is_hop_by_hop};
 use crate::gateway::timer::Timer;
-use crate::stage::listen::conn::ConnectionFacts;
+use crate::stage::listen::conn::{ConnectionFacts, reset_on_close};
 use crate::wire::body::{self, BodyReader, BodyWriter, Framing};
 use crate::wire::fields;
 use crate::wire::head::{
@@ -183,6 +183,12 @@ impl H1 {
 
     /// The end of a connection: says so, and listens a little longer, so that the last answer arrives.
     pub async fn close(mut self: Box<Self>, timer: &mut Timer) {
+        if !self.finished {
+            if self.sending.framing() == Framing::UntilClose {
+                reset_on_close(&self.link.io);
+            }
+            return;
+        }
         let still_sends = !self.receiving.is_done();
         let closing = async {
             if AsyncWriteExt::shutdown(&mut self.link.io).await.is_err() || !still_sends {
@@ -331,11 +337,6 @@ impl H1 {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         // What has come of the answer is the caller's, if it takes it now.
         let _ = self.link.poll_flush(&mut cx);
-    }
-
-    /// Whether an answer that breaks off now would look whole.
-    pub fn must_reset(&self) -> bool {
-        !self.finished && self.sending.framing() == Framing::UntilClose
     }
 
     pub(super) fn close_after(&mut self) {

@@ -1,6 +1,7 @@
 //! A caller that speaks HTTP/2: one stream, one request.
 
 use super::{Caller, CallerFault, Extent, Wire, date};
+use crate::gateway::flood::Meter;
 use crate::stage::listen::conn::ConnectionFacts;
 use crate::wire::body::{self, Framing};
 use crate::wire::fields::Spelling;
@@ -11,6 +12,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, Version, header};
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ pub struct H2 {
     framing: Framing,
     /// The answer has no body, and ended with its head.
     ended: bool,
+    meter: Arc<Meter>,
 }
 
 impl H2 {
@@ -37,7 +40,9 @@ impl H2 {
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
         facts: ConnectionFacts,
+        meter: Arc<Meter>,
     ) -> Caller {
+        meter.asked();
         let (parts, receiving) = request.into_parts();
         let received = receiving.is_end_stream();
         let framing = match body::framing(&parts.headers) {
@@ -53,6 +58,7 @@ impl H2 {
             sending: None,
             trailers: None,
             ended: false,
+            meter,
         };
         Caller {
             head: RequestHead {
@@ -84,6 +90,7 @@ impl H2 {
                     // Fails only when the stream is gone, which the next look will tell.
                     let _ = self.receiving.flow_control().release_capacity(data.len());
                     if !data.is_empty() {
+                        self.meter.sent_body(data.len());
                         return Poll::Ready(Ok(Some(data)));
                     }
                 }
@@ -107,6 +114,9 @@ impl H2 {
             Some(frames) => frames.poll_reset(cx),
             None => self.respond.poll_reset(cx),
         };
+        if reset.is_ready() {
+            self.meter.gave_up();
+        }
         reset.map(|reset| match reset {
             Ok(reason) => format!("stream reset: {reason}"),
             Err(error) => error.to_string(),
@@ -158,6 +168,7 @@ impl H2 {
         if let Some(frames) = &mut self.sending
             && !self.ended
         {
+            self.meter.was_answered(piece.len());
             frames.put(piece);
         }
     }

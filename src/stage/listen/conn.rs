@@ -6,12 +6,14 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
     TimingDigest, UniqueID, raw_connect::ProxyDigest,
 };
+use socket2::SockRef;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -52,6 +54,15 @@ impl Connection {
             ahead,
             ahead_read: 0,
         }
+    }
+}
+
+/// Ends a connection so that its caller cannot take what it got for the whole: with a reset. Under TLS the
+/// missing farewell says the same (RFC 8446 section 6.1).
+pub fn reset_on_close(stream: &Stream) {
+    if let Some(connection) = stream.as_any().downcast_ref::<Connection>() {
+        // The caller may be gone already.
+        let _ = SockRef::from(&connection.socket).set_linger(Some(Duration::ZERO));
     }
 }
 

@@ -1,3 +1,5 @@
+//! Bodies, whole, in pieces, and what is none.
+
 use super::*;
 use crate::wire::outgoing::Outgoing;
 use proptest::prelude::*;

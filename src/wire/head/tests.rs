@@ -1,3 +1,5 @@
+//! Heads, sound, odd, and what is none.
+
 use super::*;
 use proptest::prelude::*;
 
