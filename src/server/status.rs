@@ -18,6 +18,7 @@ use std::time::Instant;
 #[async_trait]
 impl AdminView for Server {
     fn readiness(&self) -> Vec<Part> {
+        let snapshot = self.gateway.current.load();
         // A pool without endpoints is that pool's trouble: the others must go on being served.
         vec![
             part("process", !self.draining.load(Relaxed), "about to stop"),
@@ -31,10 +32,11 @@ impl AdminView for Server {
                 self.pools.prober.first_round_done(),
                 "the first round is not over",
             ),
-            // Only until the first answer: without Redis requests are served all the same.
+            // At the start only: without Redis, and with another one after a reload, requests are served
+            // all the same.
             part(
                 "redis",
-                self.gateway.current.load().limits.counters().is_settled(),
+                snapshot.revision > 1 || snapshot.limits.counters().is_settled(),
                 "redis is being asked for the first time",
             ),
         ]

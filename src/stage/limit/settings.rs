@@ -172,7 +172,7 @@ pub enum Algorithm {
 #[serde(rename_all = "snake_case")]
 pub enum WithoutRedis {
     /// Each instance allows its share: the quota over the number of instances that were last alive,
-    /// at least 1.
+    /// at least 1. One that has never seen Redis takes itself for the only one.
     #[default]
     Local,
     /// Everything is let through.
