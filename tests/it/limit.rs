@@ -1,8 +1,8 @@
 //! Limits: exact over all instances, told to callers, and as stated while Redis is gone.
 
 use crate::harness::{
-    Answer, Authority, Client, Gateway, RedisServer, Reply, Upstream, WebSocket, eventually,
-    finish, in_time,
+    Answer, Authority, Client, ClientH2, Gateway, RedisServer, Reply, Tls, Upstream, WebSocket,
+    eventually, finish, in_time,
 };
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -78,9 +78,16 @@ async fn settled(gateways: &[Gateway]) {
     }
 }
 
-/// What 64 callers got, by user and status. They take turns at the gateways, and each of so many users asks
-/// so often; a gateway that is not there any more is left out.
-async fn crowd(gateways: &[Gateway], users: usize, each: usize) -> BTreeMap<(usize, u16), usize> {
+/// Whose request the nth is.
+type UserOf = fn(usize) -> usize;
+
+/// What 64 callers got, by user and status. They take turns at the gateways, and the users at so many
+/// requests; a gateway that is not there any more is left out.
+async fn crowd(
+    gateways: &[Gateway],
+    requests: usize,
+    user_of: UserOf,
+) -> BTreeMap<(usize, u16), usize> {
     let asked = Arc::new(AtomicUsize::new(0));
     let tasks: Vec<_> = (0..64)
         .map(|nth| {
@@ -90,11 +97,11 @@ async fn crowd(gateways: &[Gateway], users: usize, each: usize) -> BTreeMap<(usi
                 let (mut client, mut seen) = (Client::direct(address).await, Vec::new());
                 loop {
                     let turn = asked.fetch_add(1, SeqCst);
-                    if turn >= users * each {
+                    if turn >= requests {
                         return seen;
                     }
-                    let user = turn % users;
-                    let address = format!("10.0.{users}.{user}");
+                    let user = user_of(turn);
+                    let address = format!("10.0.{}.{}", user / 250, user % 250);
                     let headers = [("x-forwarded-for", address.as_str())];
                     match client.try_request("GET", "/", &headers, b"").await {
                         Ok(answer) => seen.push((user, answer.status)),
@@ -129,14 +136,18 @@ limits:
         gateways.push(start(limits, &redis.url(), &app).await);
     }
     // 12 users who may have 30 each; then 40 who share what is left of 500, for refusals take nothing.
-    for (users, left) in [(12, 360), (40, 140)] {
-        let counts = crowd(&gateways, users, 45).await;
+    let rounds: [(_, _, UserOf); 2] = [
+        (0..12, 360, |turn| turn % 12),
+        (20..60, 140, |turn| 20 + turn % 40),
+    ];
+    for (users, left, user_of) in rounds {
+        let counts = crowd(&gateways, users.len() * 45, user_of).await;
         let count = |user, status| counts.get(&(user, status)).copied().unwrap_or(0_usize);
-        for user in 0..users {
+        for user in users.clone() {
             assert_eq!(count(user, 200) + count(user, 429), 45, "{counts:?}");
             assert!(count(user, 200) <= 30, "user {user} of {counts:?}");
         }
-        let granted: usize = (0..users).map(|user| count(user, 200)).sum();
+        let granted: usize = users.map(|user| count(user, 200)).sum();
         assert_eq!(granted, left, "{counts:?}");
     }
     let key = redis.ask("KEYS limit:all:*");
@@ -154,6 +165,57 @@ limits:
         sum += decisions(gateway, "all", "allowed").await;
     }
     assert_eq!(sum, 500);
+}
+
+#[tokio::test]
+async fn a_thousand_notice_nothing_of_ten_who_hammer() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let limits = "limits: { rules: { user: { by: user, requests: 30, per: day } } }";
+    let mut gateways = Vec::new();
+    for _ in 0..2 {
+        gateways.push(start(limits, &redis.url(), &app).await);
+    }
+    // Every second request is of one of the ten.
+    let user_of = |turn: usize| match turn % 2 {
+        0 => 1_000 + turn / 2 % 10,
+        _ => turn / 2 % 1_000,
+    };
+    let counts = crowd(&gateways, 6_000, user_of).await;
+    for user in 0..1_010 {
+        let count = |status| counts.get(&(user, status)).copied().unwrap_or(0);
+        let expected = if user < 1_000 { (3, 0) } else { (30, 270) };
+        assert_eq!((count(200), count(429)), expected, "user {user}");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_refusals_costs_no_handshake() {
+    let (authority, dir) = (Authority::new(), TempDir::new().unwrap());
+    authority.write(dir.path(), "site", &["a.test"]);
+    let app = Upstream::named("app").await;
+    let yaml = "
+listeners:
+  web:
+    address: '{{https}}'
+    tls: { certificates: [{ certificate: site.pem, key: site.key }] }
+limits: { rules: { all: { requests: 1, per: day } } }
+pools: { app: { endpoints: ['{{app}}'], health: { check: off } } }
+routes: { all: { pool: app } }
+";
+    let gateway = Gateway::start_in(dir, yaml, &[("app", &app)]).await;
+    let mut client = Client::secure(&gateway, Tls::to(&authority, "a.test")).await;
+    assert_eq!(client.get("/").await.status, 200);
+    let http2 = ClientH2::secure(&gateway, Tls::to(&authority, "a.test")).await;
+    for _ in 0..50 {
+        assert_eq!(client.get("/").await.status, 429);
+        assert_eq!(client.post("/", b"body").await.status, 429);
+        let answer = http2.get("/").await;
+        assert_eq!(answer.status, 429);
+        assert_eq!(answer.json()["rule"], "all");
+    }
+    let handshakes = "onemind_tls_handshakes_total{result=\"ok\"}";
+    assert!((gateway.metric(handshakes).await - 2.0).abs() < 0.1);
+    gateway.settled().await;
 }
 
 #[tokio::test]
@@ -192,7 +254,7 @@ async fn whatever_dies_no_more_is_granted_than_was_stated() {
         redis.signal("CONT");
         mode_is(&gateways[2], "redis").await;
     };
-    let (counts, ()) = tokio::join!(crowd(&gateways, 40, 2_000), disasters);
+    let (counts, ()) = tokio::join!(crowd(&gateways, 80_000, |turn| turn % 40), disasters);
     for user in 0..40 {
         // Redis before, each by itself while it was gone, and a Redis that has forgotten.
         let granted = counts.get(&(user, 200)).copied().unwrap_or(0);
