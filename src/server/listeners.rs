@@ -10,6 +10,7 @@ use crate::observe::metrics::Metrics;
 use crate::stage::listen::accept::{self, Greeter, Listener};
 use crate::stage::listen::resolver::Certificates;
 use crate::stage::listen::settings::Settings;
+use crate::stage::listen::shield::Shield;
 use crate::stage::listen::tls::{TlsChange, TlsSlot, load_certificate};
 use pingora::apps::HttpServerApp;
 use pingora::protocols::Stream;
@@ -37,6 +38,10 @@ pub struct Worker {
 impl Greeter for Worker {
     fn trusts(&self, peer: &SocketAddr) -> bool {
         self.gateway.current.load().trusted.contains(peer.ip())
+    }
+
+    fn shield(&self) -> Arc<Shield> {
+        Arc::clone(&self.gateway.current.load().shield)
     }
 
     async fn serve(self: Arc<Self>, stream: Stream) {

@@ -110,7 +110,7 @@ impl Server {
         }
         let as_faults =
             |faults: Vec<Fault>| StartError::Config(config::render(&loaded.source, &faults));
-        let state = State::new(Arc::clone(&metrics));
+        let state = State::new(Arc::clone(&metrics), process::raise_open_files());
         let state = Arc::new(state.map_err(|error| StartError::System(error.to_owned()))?);
         let snapshot = Snapshot::build(config, &state, 1).map_err(as_faults)?;
 
@@ -207,6 +207,17 @@ impl Server {
     fn put_in_force(&self, prepared: listeners::Prepared) {
         let snapshot = self.gateway.current.load_full();
         self.pools.apply(&snapshot);
+        let (wanted, max) = (
+            snapshot.config.server.shield.connections,
+            snapshot.shield.connections().max,
+        );
+        if max < wanted {
+            tracing::warn!(
+                wanted,
+                max,
+                "fewer connections than configured: the limit on open files is too low"
+            );
+        }
         let mut listeners = self
             .listeners
             .lock()

@@ -11,6 +11,7 @@ use super::settings::{Config, ServerSettings};
 use super::suggest;
 use crate::base::fault::{Faults, KeyPath};
 use crate::base::units::Period;
+use crate::stage::listen::shield::settings::Settings as Shield;
 use std::fmt::Display;
 use std::path::Path;
 
@@ -164,4 +165,16 @@ fn server(server: &ServerSettings, report: &mut Report<'_>) {
         ),
         "the deadline includes the delay: make it longer",
     );
+    shield(&at.key("shield"), &server.shield, report);
+}
+
+fn shield(at: &KeyPath, shield: &Shield, report: &mut Report<'_>) {
+    for (key, count) in [
+        ("connections", shield.connections),
+        ("connections_per_address", shield.connections_per_address),
+        ("greetings", shield.greetings),
+        ("greetings_per_address", shield.greetings_per_address),
+    ] {
+        report.at_least_one(at, key, count);
+    }
 }

@@ -1,0 +1,262 @@
+//! The shield: what one address, and all together, may hold of the process.
+//!
+//! What it costs an attacker: one address is one IPv4 address or one IPv6 /64. Who commands a /32 of
+//! IPv6 has four billion of those, so that no limit by address stops him; what he meets are the limits
+//! in total. What he costs us is bounded by them as well: an entry of some 40 bytes for each place taken.
+
+mod places;
+pub mod settings;
+
+use super::forwarded::TrustedProxies;
+use crate::base::client::subscriber;
+use ipnet::IpNet;
+use places::{Full, Limits, Place, Places};
+use settings::Settings;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// For everything before the first request: PROXY header, TLS handshake, HTTP/2 preface.
+pub const GREETING_MAX: Duration = Duration::from_secs(10);
+
+/// The same when more than half of the places for greetings are taken: enough for two round trips by
+/// satellite, and it makes holding the places five times as dear.
+const GREETING_MAX_IN_A_HURRY: Duration = Duration::from_secs(2);
+
+/// The share of descriptors that is not for callers: connections to endpoints, of which many are shared
+/// or kept, listeners, logs, files.
+const FILES_RESERVED: u64 = 4;
+
+/// What is taken now. Lives as long as the process: a reload does not forget who is connected.
+#[derive(Debug, Default)]
+pub struct Counts {
+    connections: Arc<Places>,
+    greetings: Arc<Places>,
+}
+
+/// The limits of one configuration over the counts of the process.
+#[derive(Debug)]
+pub struct Shield {
+    counts: Arc<Counts>,
+    exempt: TrustedProxies,
+    connections: Limits,
+    greetings: Limits,
+}
+
+/// The place of a connection, and of its greeting until that is over.
+#[derive(Debug)]
+pub struct Entry {
+    connection: Place,
+    greeting: Option<Place>,
+}
+
+/// What is taken of what there is, for `/status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    pub taken: u32,
+    pub max: u32,
+    /// How many addresses hold it.
+    pub addresses: usize,
+}
+
+impl Shield {
+    /// `trusted` are proxies that speak for many: no limit by address holds for them. `open_files_max`
+    /// is how many descriptors the process may have.
+    pub fn new(
+        settings: &Settings,
+        trusted: &[IpNet],
+        open_files_max: u64,
+        counts: Arc<Counts>,
+    ) -> Self {
+        let by_files = open_files_max - open_files_max / FILES_RESERVED;
+        let by_files = u32::try_from(by_files.max(1)).unwrap_or(u32::MAX);
+        Self {
+            counts,
+            exempt: TrustedProxies::new(trusted),
+            connections: Limits {
+                total: settings.connections.min(by_files),
+                per_address: settings.connections_per_address,
+            },
+            greetings: Limits {
+                total: settings.greetings,
+                per_address: settings.greetings_per_address,
+            },
+        }
+    }
+
+    /// A connection was accepted, from this peer where that is the caller itself. The error is the
+    /// setting that stands in its way.
+    pub fn enter(&self, peer: Option<IpAddr>) -> Result<Entry, &'static str> {
+        let address = peer.and_then(|peer| self.counted_as(peer));
+        let connection = self.counts.connections.take(address, self.connections);
+        let connection = connection.map_err(of_connections)?;
+        let greeting = self.counts.greetings.take(address, self.greetings);
+        Ok(Entry {
+            connection,
+            greeting: Some(greeting.map_err(of_greetings)?),
+        })
+    }
+
+    /// A proxy has said who it speaks for.
+    pub fn introduce(&self, entry: &mut Entry, caller: IpAddr) -> Result<(), &'static str> {
+        let Some(address) = self.counted_as(caller) else {
+            return Ok(());
+        };
+        let connection = entry.connection.belongs_to(address, self.connections);
+        connection.map_err(of_connections)?;
+        let greeting = entry.greeting.as_mut();
+        let greeting = greeting.map(|place| place.belongs_to(address, self.greetings));
+        greeting.unwrap_or(Ok(())).map_err(of_greetings)
+    }
+
+    /// How long a greeting that begins now may take.
+    pub fn greeting_max(&self) -> Duration {
+        if self.counts.greetings.taken() > self.greetings.total / 2 {
+            GREETING_MAX_IN_A_HURRY
+        } else {
+            GREETING_MAX
+        }
+    }
+
+    pub fn connections(&self) -> Usage {
+        usage(&self.counts.connections, self.connections)
+    }
+
+    pub fn greetings(&self) -> Usage {
+        usage(&self.counts.greetings, self.greetings)
+    }
+
+    /// The name under which an address is counted; none where no limit by address holds.
+    fn counted_as(&self, address: IpAddr) -> Option<IpAddr> {
+        (!self.exempt.contains(address)).then(|| subscriber(address))
+    }
+}
+
+impl Entry {
+    /// The caller has begun to speak HTTP.
+    pub fn greeted(&mut self) {
+        self.greeting = None;
+    }
+}
+
+fn of_connections(full: Full) -> &'static str {
+    match full {
+        Full::Total => "connections",
+        Full::Address => "connections_per_address",
+    }
+}
+
+fn of_greetings(full: Full) -> &'static str {
+    match full {
+        Full::Total => "greetings",
+        Full::Address => "greetings_per_address",
+    }
+}
+
+fn usage(places: &Places, limits: Limits) -> Usage {
+    Usage {
+        taken: places.taken(),
+        max: limits.total,
+        addresses: places.addresses(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shield(settings: &Settings) -> Shield {
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        Shield::new(settings, &trusted, 1 << 20, Arc::default())
+    }
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn an_address_is_counted_by_what_one_subscriber_holds() {
+        for (first, second, same) in [
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("2001:db8::1", "2001:db8::ffff:1:2:3", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+        ] {
+            let shield = shield(&Settings {
+                connections_per_address: 1,
+                ..Settings::default()
+            });
+            let _first = shield.enter(ip(first)).unwrap();
+            let second_is_refused =
+                shield.enter(ip(second)).err() == Some("connections_per_address");
+            assert_eq!(second_is_refused, same, "{first} {second}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_is_trusted_is_limited_in_total_only() {
+        let shield = shield(&Settings {
+            connections: 3,
+            connections_per_address: 1,
+            ..Settings::default()
+        });
+        let _all = [(); 3].map(|()| shield.enter(ip("10.1.2.3")).unwrap());
+        assert_eq!(shield.enter(ip("10.1.2.3")).unwrap_err(), "connections");
+    }
+
+    #[test]
+    fn a_greeting_gives_its_place_back_before_its_connection_does() {
+        let shield = shield(&Settings {
+            greetings: 2,
+            greetings_per_address: 1,
+            ..Settings::default()
+        });
+        let mut first = shield.enter(ip("192.0.2.1")).unwrap();
+        let refused = shield.enter(ip("192.0.2.1")).unwrap_err();
+        assert_eq!(refused, "greetings_per_address");
+        let _second = shield.enter(ip("192.0.2.2")).unwrap();
+        assert_eq!(shield.enter(ip("192.0.2.3")).unwrap_err(), "greetings");
+        first.greeted();
+        assert_eq!(
+            (shield.connections().taken, shield.greetings().taken),
+            (2, 1)
+        );
+        assert!(shield.enter(ip("192.0.2.1")).is_ok());
+    }
+
+    #[test]
+    fn behind_a_proxy_the_caller_counts() {
+        let shield = shield(&Settings {
+            connections_per_address: 1,
+            ..Settings::default()
+        });
+        let mut first = shield.enter(None).unwrap();
+        let mut second = shield.enter(None).unwrap();
+        let caller = ip("192.0.2.1").unwrap();
+        assert_eq!(shield.introduce(&mut first, caller), Ok(()));
+        let refused = shield.introduce(&mut second, caller).unwrap_err();
+        assert_eq!(refused, "connections_per_address");
+        assert_eq!(shield.enter(ip("192.0.2.1")).unwrap_err(), refused);
+    }
+
+    #[test]
+    fn patience_with_greetings_ends_when_half_of_their_places_are_taken() {
+        let shield = shield(&Settings {
+            greetings: 2,
+            ..Settings::default()
+        });
+        let _first = shield.enter(None).unwrap();
+        assert_eq!(shield.greeting_max(), GREETING_MAX);
+        let _second = shield.enter(None).unwrap();
+        assert_eq!(shield.greeting_max(), GREETING_MAX_IN_A_HURRY);
+    }
+
+    #[test]
+    fn there_are_never_more_connections_than_descriptors() {
+        for (files, connections) in [(1024, 768), (0, 1), (1 << 20, 12_000)] {
+            let shield = Shield::new(&Settings::default(), &[], files, Arc::default());
+            assert_eq!(shield.connections().max, connections, "{files}");
+        }
+    }
+}

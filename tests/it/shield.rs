@@ -1,0 +1,220 @@
+//! What one address, and all together, may hold: connections, greetings, requests.
+
+use crate::harness::{Authority, Client, Gateway, Tls, eventually, in_time};
+use serde_json::json;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+const ANSWER: &str = "routes: { all: { respond: { body: ok } } }";
+
+/// All of 127.0.0.0/8 is this machine: each caller may have an address of its own.
+fn caller(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))
+}
+
+/// A bare connection from this address.
+async fn connect(from: IpAddr, to: SocketAddr) -> TcpStream {
+    try_connect(from, to).await.expect("the gateway accepts")
+}
+
+async fn try_connect(from: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(from, 0))?;
+    in_time("connect", socket.connect(to)).await
+}
+
+async fn client(gateway: &Gateway, last: u8) -> Client {
+    let stream = connect(caller(last), gateway.address("http")).await;
+    Client::over(gateway, Box::new(stream))
+}
+
+/// Whether a connection from there is hung up on without a word; the reset may come so soon that
+/// connecting fails.
+async fn is_turned_away(from: IpAddr, to: SocketAddr) -> bool {
+    match try_connect(from, to).await {
+        Ok(stream) => hangs_up(stream).await,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}
+
+async fn hangs_up(mut stream: TcpStream) -> bool {
+    let read = in_time("an end", stream.read(&mut [0; 16])).await;
+    matches!(read, Ok(0) | Err(_))
+}
+
+async fn rejected(gateway: &Gateway, reason: &str) -> f64 {
+    let name = "onemind_connections_rejected_total";
+    gateway
+        .metric(&format!("{name}{{reason=\"{reason}\"}}"))
+        .await
+}
+
+/// Waits until so many connections were turned away for this reason.
+async fn are_rejected(gateway: &Gateway, reason: &str, count: u32) {
+    eventually(&format!("{count} turned away: {reason}"), async || {
+        (rejected(gateway, reason).await >= f64::from(count)).then_some(())
+    })
+    .await;
+    assert!((rejected(gateway, reason).await - f64::from(count)).abs() < 0.5);
+}
+
+/// Waits until `/status` shows so many places of this kind taken.
+async fn taken(gateway: &Gateway, kind: &str, count: u32) {
+    eventually(&format!("{count} {kind}"), async || {
+        (gateway.status().await["shield"][kind]["taken"] == json!(count)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_address_fills_its_own_share_and_nobody_elses() {
+    let yaml = format!("server: {{ shield: {{ connections_per_address: 50 }} }}\n{ANSWER}");
+    let gateway = Gateway::start(&yaml, &[]).await;
+    let address = gateway.address("http");
+    let mut held = Vec::new();
+    for _ in 0..50 {
+        held.push(connect(caller(1), address).await);
+    }
+    taken(&gateway, "connections", 50).await;
+    for _ in 0..250 {
+        assert!(is_turned_away(caller(1), address).await);
+    }
+    are_rejected(&gateway, "connections_per_address", 250).await;
+    for last in 2..=20 {
+        assert_eq!(client(&gateway, last).await.get("/").await.text(), "ok");
+    }
+    // Those who are inside are served, and what they leave is free again.
+    let mut inside = Client::over(&gateway, Box::new(held.pop().unwrap()));
+    assert_eq!(inside.get("/").await.text(), "ok");
+    drop((inside, held));
+    taken(&gateway, "connections", 0).await;
+    assert_eq!(
+        gateway.status().await["shield"]["connections"]["addresses"],
+        0
+    );
+    assert_eq!(client(&gateway, 1).await.get("/").await.text(), "ok");
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_full_house_turns_everybody_away_until_somebody_leaves() {
+    let yaml = format!("server: {{ shield: {{ connections: 100 }} }}\n{ANSWER}");
+    let gateway = Gateway::start(&yaml, &[]).await;
+    let address = gateway.address("http");
+    let mut held = Vec::new();
+    for last in 1..=100 {
+        held.push(connect(caller(last), address).await);
+    }
+    taken(&gateway, "connections", 100).await;
+    for last in 101..=200 {
+        assert!(is_turned_away(caller(last), address).await);
+    }
+    are_rejected(&gateway, "connections", 100).await;
+    assert_eq!(
+        gateway.ready().await,
+        Some(200),
+        "operators have a door of their own"
+    );
+    drop(held.pop());
+    taken(&gateway, "connections", 99).await;
+    assert_eq!(client(&gateway, 201).await.get("/").await.text(), "ok");
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_reload_changes_the_limits_and_forgets_nobody() {
+    let yaml = |most: u32| {
+        format!("server: {{ shield: {{ connections_per_address: {most} }} }}\n{ANSWER}")
+    };
+    let gateway = Gateway::start(&yaml(2), &[]).await;
+    let address = gateway.address("http");
+    let _two = [
+        connect(caller(1), address).await,
+        connect(caller(1), address).await,
+    ];
+    taken(&gateway, "connections", 2).await;
+    assert!(is_turned_away(caller(1), address).await);
+    gateway.reload(&yaml(3), &[]).await;
+    let mut third = client(&gateway, 1).await;
+    assert_eq!(third.get("/").await.text(), "ok");
+    assert!(is_turned_away(caller(1), address).await);
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn behind_a_proxy_each_caller_has_its_own_share() {
+    let yaml = format!(
+        "server: {{ trusted_proxies: [127.0.0.0/8], shield: {{ connections_per_address: 2 }} }}\n\
+         listeners: {{ web: {{ address: '{{{{http}}}}', proxy_protocol: true }} }}\n{ANSWER}"
+    );
+    let gateway = Gateway::start(&yaml, &[]).await;
+    let from = async |source: &str| {
+        let mut stream = connect(caller(1), gateway.address("http")).await;
+        let family = if source.contains(':') { "TCP6" } else { "TCP4" };
+        let to = if source.contains(':') {
+            "::1"
+        } else {
+            "192.0.2.99"
+        };
+        let header = format!("PROXY {family} {source} {to} 1234 80\r\n");
+        stream.write_all(header.as_bytes()).await.unwrap();
+        stream
+    };
+    // Two addresses of one /64 are one caller.
+    let _held = [from("2001:db8::1").await, from("2001:db8::ffff").await];
+    taken(&gateway, "connections", 2).await;
+    eventually("both are known", async || {
+        (gateway.status().await["shield"]["connections"]["addresses"] == 1).then_some(())
+    })
+    .await;
+    assert!(hangs_up(from("2001:db8::2").await).await);
+    are_rejected(&gateway, "connections_per_address", 1).await;
+    for source in ["2001:db8:0:1::1", "192.0.2.1", "192.0.2.2"] {
+        let mut client = Client::over(&gateway, Box::new(from(source).await));
+        assert_eq!(client.get("/").await.text(), "ok", "{source}");
+    }
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn handshakes_that_never_end_are_bounded_and_leave_room_for_others() {
+    let authority = Authority::new();
+    let dir = tempfile::TempDir::new().unwrap();
+    authority.write(dir.path(), "a", &["a.test"]);
+    let yaml = format!(
+        "server: {{ shield: {{ greetings: 40, greetings_per_address: 30 }} }}\n\
+         listeners: {{ secure: {{ address: '{{{{https}}}}', tls: {{ certificates: [{{ certificate: '{{{{dir}}}}/a.pem', \
+         key: '{{{{dir}}}}/a.key' }}] }} }} }}\n{ANSWER}"
+    );
+    let gateway = Gateway::start_in(dir, &yaml, &[]).await;
+    let address = gateway.address("https");
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        silent.push(connect(caller(2), address).await);
+    }
+    taken(&gateway, "greetings", 30).await;
+    for _ in 0..100 {
+        assert!(is_turned_away(caller(2), address).await);
+    }
+    are_rejected(&gateway, "greetings_per_address", 100).await;
+    let mut good = Client::secure(&gateway, Tls::to(&authority, "a.test")).await;
+    assert_eq!(good.get("/").await.text(), "ok");
+    // A connection that has been greeted holds no place for it.
+    taken(&gateway, "greetings", 30).await;
+    for _ in 0..10 {
+        silent.push(connect(caller(3), address).await);
+    }
+    taken(&gateway, "greetings", 40).await;
+    assert!(is_turned_away(caller(4), address).await);
+    are_rejected(&gateway, "greetings", 1).await;
+    assert_eq!(good.get("/").await.text(), "ok", "who is inside is served");
+    // Over half of them are taken, so that the last comers are given two seconds and not ten.
+    eventually("the last comers are hung up on", async || {
+        (rejected(&gateway, "greeting_timed_out").await >= 19.0).then_some(())
+    })
+    .await;
+    drop(silent);
+    taken(&gateway, "greetings", 0).await;
+    gateway.settled().await;
+}
