@@ -1,7 +1,7 @@
 //! Arrive, then be admitted: the order of these functions is the policy.
 
 use super::context::{Admission, Arrival, RequestContext, Sticky};
-use super::{answer, dispatch};
+use super::{answer, dispatch, shed};
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
 use crate::stage::listen::conn::facts_of;
@@ -20,6 +20,7 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a request that was not refused meets next.
 pub enum Next {
@@ -82,6 +83,7 @@ fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
 
 /// Route, then limits, then a place at an endpoint: nothing is taken for a request that will be refused.
 pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next, Reject> {
+    shed::rate(ctx, Instant::now())?;
     if listener(ctx).is_some_and(|listener| listener.gone) {
         // Its rules are gone with it: what it refused or redirected must not be let through now.
         return Err(RejectKind::Draining.because("the listener was removed by a reload"));

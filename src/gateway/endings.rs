@@ -27,6 +27,7 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         | RejectKind::UpgradeNotAllowed
         | RejectKind::BodyTooLarge
         | RejectKind::TooManyWebSockets
+        | RejectKind::TooManyRequests
         | RejectKind::Draining => Ending::Refused,
         RejectKind::NoHealthyEndpoint => Ending::NoHealthyEndpoint,
         RejectKind::QueueFull => Ending::QueueFull,

@@ -32,6 +32,7 @@ mod headers;
 mod hooks;
 mod refuse;
 mod relay;
+mod shed;
 
 use crate::snapshot::Snapshot;
 use arc_swap::ArcSwap;

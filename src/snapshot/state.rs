@@ -6,6 +6,7 @@ use crate::stage::listen::shield::Counts;
 use crate::stage::upstream::endpoint::Registry;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Lives as long as the process.
 pub struct State {
@@ -30,7 +31,7 @@ impl State {
         Ok(Self {
             metrics,
             endpoints: Registry::default(),
-            shield: Arc::default(),
+            shield: Arc::new(Counts::new(Instant::now())),
             open_files_max,
             tunnels: Mutex::default(),
             upstreams: Mutex::default(),

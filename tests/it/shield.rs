@@ -1,6 +1,8 @@
 //! What one address, and all together, may hold: connections, greetings, requests.
 
-use crate::harness::{Authority, Client, Gateway, Tls, eventually, in_time};
+use crate::harness::{
+    Authority, Client, Gateway, Tls, Upstream, app as app_of, eventually, in_time,
+};
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -216,5 +218,76 @@ async fn handshakes_that_never_end_are_bounded_and_leave_room_for_others() {
     .await;
     drop(silent);
     taken(&gateway, "greetings", 0).await;
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn an_address_that_asks_too_fast_is_slowed_down_and_nobody_else() {
+    let app = Upstream::named("app").await;
+    let yaml = "server: { shield: { rate_per_address: { requests: 5, per: 1h, burst: 3 } } }\n";
+    let yaml = yaml.to_owned() + &app_of(&[&app], "", "");
+    let gateway = Gateway::start(&yaml, &[]).await;
+    let mut fast = client(&gateway, 1).await;
+    for _ in 0..3 {
+        assert_eq!(fast.get("/").await.text(), "app");
+    }
+    for _ in 0..50 {
+        // On the same connection: it is cheaper to keep than another would be to take.
+        let answer = fast.get("/").await;
+        answer.assert_refused(429, "too_many_requests");
+        let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((700..=720).contains(&wait), "one in twelve minutes: {wait}");
+    }
+    // Another connection is another door to the same bucket.
+    let refused = client(&gateway, 1).await.get("/none").await;
+    refused.assert_refused(429, "too_many_requests");
+    assert_eq!(client(&gateway, 2).await.get("/").await.text(), "app");
+    assert_eq!(app.count(), 4, "the endpoint saw nothing of it");
+    let shed = "onemind_http_requests_shed_total{listener=\"web\",reason=\"rate_per_address\"}";
+    assert!((gateway.metric(shed).await - 51.0).abs() < 0.5);
+    let line = gateway.access_log_line(|line| line["status"] == 429).await;
+    assert_eq!(
+        (&line["ending"], &line["code"]),
+        (&json!("refused"), &json!("too_many_requests"))
+    );
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn the_rate_is_that_of_the_caller_whom_a_trusted_proxy_names() {
+    let yaml = format!(
+        "server: {{ trusted_proxies: [127.0.0.1/32], shield: {{ rate_per_address: {{ requests: 2, per: 1h }}, \
+         exempt: ['2001:db8:1::/48'] }} }}\n{ANSWER}"
+    );
+    let gateway = Gateway::start(&yaml, &[]).await;
+    let mut proxy = client(&gateway, 1).await;
+    for (caller, passed) in [
+        ("192.0.2.1", 2),
+        ("192.0.2.2", 2),
+        ("2001:db8::1", 2),
+        ("2001:db8::2", 0),
+        ("2001:db8:1::1", 4),
+    ] {
+        let mut answered = 0;
+        for _ in 0..4 {
+            let headers = [("x-forwarded-for", caller)];
+            let answer = proxy.request("GET", "/", &headers, b"").await;
+            answered += u32::from(answer.status == 200);
+        }
+        assert_eq!(answered, passed, "{caller}");
+    }
+    for _ in 0..4 {
+        assert_eq!(proxy.get("/").await.status, 200, "the proxy itself");
+    }
+    // Whoever is not trusted is counted as itself, whatever it says.
+    let mut liar = client(&gateway, 2).await;
+    let mut answered = 0;
+    for last in 0..4 {
+        let claims = format!("198.51.100.{last}");
+        let headers = [("x-forwarded-for", claims.as_str())];
+        let answer = liar.request("GET", "/", &headers, b"").await;
+        answered += u32::from(answer.status == 200);
+    }
+    assert_eq!(answered, 2);
     gateway.settled().await;
 }

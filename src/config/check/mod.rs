@@ -177,4 +177,12 @@ fn shield(at: &KeyPath, shield: &Shield, report: &mut Report<'_>) {
     ] {
         report.at_least_one(at, key, count);
     }
+    if let Some(rate) = &shield.rate_per_address {
+        let at = at.key("rate_per_address");
+        report.at_least_one(&at, "requests", rate.requests);
+        report.at_least_one(&at, "burst", rate.burst.unwrap_or(1));
+        let what = format!("`per` must be from 1ms to 1d, not {}", rate.per);
+        let is_sound = !rate.per.0.is_zero() && rate.per <= Period::seconds(86_400);
+        report.must(is_sound, at.key("per"), what, "");
+    }
 }

@@ -2,19 +2,22 @@
 //!
 //! What it costs an attacker: one address is one IPv4 address or one IPv6 /64. Who commands a /32 of
 //! IPv6 has four billion of those, so that no limit by address stops him; what he meets are the limits
-//! in total. What he costs us is bounded by them as well: an entry of some 40 bytes for each place taken.
+//! in total. What he costs us is bounded by them as well: an entry of some 40 bytes for each place taken,
+//! and for the rate a table of 1.1 MiB that never grows.
 
 mod places;
+mod rate;
 pub mod settings;
 
 use super::forwarded::TrustedProxies;
 use crate::base::client::subscriber;
 use ipnet::IpNet;
 use places::{Full, Limits, Place, Places};
-use settings::Settings;
+use rate::{Buckets, Rate};
+use settings::{RateSettings, Settings};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// For everything before the first request: PROXY header, TLS handshake, HTTP/2 preface.
 pub const GREETING_MAX: Duration = Duration::from_secs(10);
@@ -28,10 +31,11 @@ const GREETING_MAX_IN_A_HURRY: Duration = Duration::from_secs(2);
 const FILES_RESERVED: u64 = 4;
 
 /// What is taken now. Lives as long as the process: a reload does not forget who is connected.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counts {
     connections: Arc<Places>,
     greetings: Arc<Places>,
+    buckets: Buckets,
 }
 
 /// The limits of one configuration over the counts of the process.
@@ -41,6 +45,7 @@ pub struct Shield {
     exempt: TrustedProxies,
     connections: Limits,
     greetings: Limits,
+    rate: Option<Rate>,
 }
 
 /// The place of a connection, and of its greeting until that is over.
@@ -59,6 +64,16 @@ pub struct Usage {
     pub addresses: usize,
 }
 
+impl Counts {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            connections: Arc::default(),
+            greetings: Arc::default(),
+            buckets: Buckets::new(now),
+        }
+    }
+}
+
 impl Shield {
     /// `trusted` are proxies that speak for many: no limit by address holds for them. `open_files_max`
     /// is how many descriptors the process may have.
@@ -72,7 +87,8 @@ impl Shield {
         let by_files = u32::try_from(by_files.max(1)).unwrap_or(u32::MAX);
         Self {
             counts,
-            exempt: TrustedProxies::new(trusted),
+            exempt: TrustedProxies::new(&[trusted, &settings.exempt].concat()),
+            rate: settings.rate_per_address.as_ref().map(rate_of),
             connections: Limits {
                 total: settings.connections.min(by_files),
                 per_address: settings.connections_per_address,
@@ -118,6 +134,14 @@ impl Shield {
         }
     }
 
+    /// A request has come. The error says in how long its address may ask again.
+    pub fn ask(&self, caller: IpAddr, now: Instant) -> Result<(), Duration> {
+        match (self.rate, self.rate.and_then(|_| self.counted_as(caller))) {
+            (Some(rate), Some(address)) => self.counts.buckets.take(address, rate, now),
+            _ => Ok(()),
+        }
+    }
+
     pub fn connections(&self) -> Usage {
         usage(&self.counts.connections, self.connections)
     }
@@ -137,6 +161,11 @@ impl Entry {
     pub fn greeted(&mut self) {
         self.greeting = None;
     }
+}
+
+fn rate_of(settings: &RateSettings) -> Rate {
+    let burst = settings.burst.unwrap_or(settings.requests);
+    Rate::new(settings.requests, settings.per.0, burst)
 }
 
 fn of_connections(full: Full) -> &'static str {
@@ -164,10 +193,15 @@ fn usage(places: &Places, limits: Limits) -> Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::units::Period;
+
+    fn counts() -> Arc<Counts> {
+        Arc::new(Counts::new(Instant::now()))
+    }
 
     fn shield(settings: &Settings) -> Shield {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
-        Shield::new(settings, &trusted, 1 << 20, Arc::default())
+        Shield::new(settings, &trusted, 1 << 20, counts())
     }
 
     fn ip(text: &str) -> Option<IpAddr> {
@@ -253,9 +287,35 @@ mod tests {
     }
 
     #[test]
+    fn only_addresses_that_are_counted_are_slowed_down() {
+        let rate = |requests| RateSettings {
+            requests,
+            per: Period::seconds(1),
+            burst: None,
+        };
+        let settings = |rate| Settings {
+            rate_per_address: rate,
+            exempt: vec!["192.0.2.128/25".parse().unwrap()],
+            ..Settings::default()
+        };
+        for (caller, rate, passed) in [
+            ("192.0.2.1", None, 9),
+            ("192.0.2.1", Some(rate(3)), 3),
+            ("2001:db8::1", Some(rate(1)), 1),
+            ("192.0.2.129", Some(rate(3)), 9),
+            ("10.1.2.3", Some(rate(3)), 9),
+        ] {
+            let shield = shield(&settings(rate));
+            let now = Instant::now();
+            let asked = (0..9).filter(|_| shield.ask(ip(caller).unwrap(), now).is_ok());
+            assert_eq!(asked.count(), passed, "{caller}");
+        }
+    }
+
+    #[test]
     fn there_are_never_more_connections_than_descriptors() {
         for (files, connections) in [(1024, 768), (0, 1), (1 << 20, 12_000)] {
-            let shield = Shield::new(&Settings::default(), &[], files, Arc::default());
+            let shield = Shield::new(&Settings::default(), &[], files, counts());
             assert_eq!(shield.connections().max, connections, "{files}");
         }
     }

@@ -1,5 +1,7 @@
 //! The shield as it is written.
 
+use crate::base::units::Period;
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,32 @@ pub struct Settings {
     pub greetings: u32,
     /// Of these, from one address. Default `256`.
     pub greetings_per_address: u32,
+    /// How fast one address may ask; beyond it the answer is 429 with `Retry-After`. The caller counts, not
+    /// the trusted proxy before it. Absent: as fast as it likes, since behind one address may be an office
+    /// or a server that asks for thousands.
+    pub rate_per_address: Option<RateSettings>,
+    /// Networks for which no limit by address holds, such as that of your own monitoring. Those in
+    /// `trusted_proxies` need not be named: they speak for many.
+    #[schemars(with = "Vec<String>")]
+    pub exempt: Vec<IpNet>,
+}
+
+/// A bucket of tokens: each request takes one, and they come back at a constant rate.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateSettings {
+    /// So many requests in each `per`.
+    pub requests: u32,
+    /// Default `1s`.
+    #[serde(default = "one_second")]
+    pub per: Period,
+    /// So many at once after a rest. Default: as `requests`.
+    #[serde(default)]
+    pub burst: Option<u32>,
+}
+
+fn one_second() -> Period {
+    Period::seconds(1)
 }
 
 impl Default for Settings {
@@ -28,6 +56,8 @@ impl Default for Settings {
             connections_per_address: 1024,
             greetings: 2048,
             greetings_per_address: 256,
+            rate_per_address: None,
+            exempt: Vec::new(),
         }
     }
 }
