@@ -118,7 +118,10 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
     let Action::Forward(upstream) = &route.action else {
         return answer::fixed(&route.action);
     };
+    let place = shed::place(ctx)?;
     let tunnel = open_tunnel(parts, ctx, &route)?;
+    // A WebSocket stays for hours, and is counted among its like.
+    ctx.place = Some(place).filter(|_| tunnel.is_none());
     let hash_key = hash_key(parts, ctx, upstream);
     let sticky = sticky(parts, tunnel.is_some(), upstream);
     let large_body = is_large_body(session);

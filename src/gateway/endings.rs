@@ -29,6 +29,7 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         | RejectKind::TooManyWebSockets
         | RejectKind::TooManyRequests
         | RejectKind::Draining => Ending::Refused,
+        RejectKind::Overloaded => Ending::Overloaded,
         RejectKind::NoHealthyEndpoint => Ending::NoHealthyEndpoint,
         RejectKind::QueueFull => Ending::QueueFull,
         RejectKind::ConnectFailed => Ending::ConnectFailed,

@@ -2,7 +2,11 @@
 
 use super::context::RequestContext;
 use crate::base::reject::{Reject, RejectKind};
-use std::time::Instant;
+use crate::stage::listen::shield::{Full, Place};
+use std::time::{Duration, Instant};
+
+/// When to come back to a gateway that is full: requests end all the time.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 /// Before anything else: whether its address may ask now.
 pub fn rate(ctx: &RequestContext, now: Instant) -> Result<(), Reject> {
@@ -13,6 +17,24 @@ pub fn rate(ctx: &RequestContext, now: Instant) -> Result<(), Reject> {
         Reject {
             retry_after: Some(wait),
             ..RejectKind::TooManyRequests.because("rate_per_address")
+        }
+    })
+}
+
+/// A place among the requests in flight, or the refusal: 503 when all are too many, 429 when this address
+/// has too many.
+pub fn place(ctx: &RequestContext) -> Result<Place, Reject> {
+    let arrival = ctx.arrival.as_ref().ok_or(RejectKind::Internal)?;
+    let place = ctx.snapshot.shield.work(arrival.client.address);
+    place.map_err(|full| {
+        let (kind, reason) = match full {
+            Full::Total => (RejectKind::Overloaded, "in_flight"),
+            Full::Address => (RejectKind::TooManyRequests, "in_flight_per_address"),
+        };
+        arrival.listener.metrics.shed(reason);
+        Reject {
+            retry_after: Some(COME_BACK),
+            ..kind.because(reason)
         }
     })
 }

@@ -93,6 +93,7 @@ fn shield(shield: &Shield) -> Value {
     json!({
         "connections": usage(shield.connections()),
         "greetings": usage(shield.greetings()),
+        "in_flight": usage(shield.in_flight()),
     })
 }
 

@@ -1,12 +1,17 @@
 //! What one address, and all together, may hold: connections, greetings, requests.
 
 use crate::harness::{
-    Authority, Client, Gateway, Tls, Upstream, app as app_of, eventually, in_time,
+    Answer, Authority, Client, ClientH2, Gateway, Reply, Tls, Upstream, WebSocket, app as app_of,
+    eventually, in_time, silence,
 };
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 const ANSWER: &str = "routes: { all: { respond: { body: ok } } }";
 
@@ -289,5 +294,138 @@ async fn the_rate_is_that_of_the_caller_whom_a_trusted_proxy_names() {
         answered += u32::from(answer.status == 200);
     }
     assert_eq!(answered, 2);
+    gateway.settled().await;
+}
+
+/// An upstream that answers `/held` only when it is let go, and everything else at once.
+async fn holding() -> (Upstream, Arc<Notify>) {
+    let go = Arc::new(Notify::new());
+    let held = Arc::clone(&go);
+    let upstream = Upstream::replying(move |seen| match (seen.target(), seen.header("upgrade")) {
+        (_, Some(_)) => Reply::websocket("app"),
+        ("/held", _) => Reply::held(&held, Reply::ok("held")),
+        _ => Reply::ok("app"),
+    })
+    .await;
+    (upstream, go)
+}
+
+/// Requests that are under way until the upstream is let go.
+async fn held(gateway: &Gateway, last: u8, count: usize) -> JoinSet<Answer> {
+    let mut held = JoinSet::new();
+    for _ in 0..count {
+        let mut client = client(gateway, last).await;
+        held.spawn(async move { client.get("/held").await });
+    }
+    held
+}
+
+/// Lets all of them go; each must be answered.
+async fn let_go(mut held: JoinSet<Answer>, go: &Notify) {
+    while !held.is_empty() {
+        go.notify_waiters();
+        tokio::select! {
+            answer = held.join_next() => {
+                let answer = answer.expect("one is left").expect("no panic");
+                assert_eq!((answer.status, answer.text().as_str()), (200, "held"));
+            }
+            // Who had not begun to wait is called again.
+            () = silence(Duration::from_millis(20)) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn beyond_what_the_process_takes_requests_are_shed_and_health_is_not() {
+    let (app, go) = holding().await;
+    let yaml = format!(
+        "server: {{ shield: {{ in_flight: 200 }} }}\n{}  health: {{ path: /healthz, respond: {{ body: fine }} }}\n",
+        app_of(&[&app], "", "")
+    );
+    let gateway = Gateway::start(&yaml, &[]).await;
+    let waiting = held(&gateway, 1, 200).await;
+    taken(&gateway, "in_flight", 200).await;
+    let mut other = client(&gateway, 2).await;
+    for _ in 0..100 {
+        let refused = other.get("/").await;
+        refused.assert_refused(503, "overloaded");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
+    assert_eq!(other.get("/healthz").await.text(), "fine");
+    assert_eq!(gateway.ready().await, Some(200));
+    let shed = "onemind_http_requests_shed_total{listener=\"web\",reason=\"in_flight\"}";
+    assert!((gateway.metric(shed).await - 100.0).abs() < 0.5);
+    let ended = "onemind_requests_ended_total{ending=\"overloaded\"}";
+    assert!((gateway.metric(ended).await - 100.0).abs() < 0.5);
+    let_go(waiting, &go).await;
+    taken(&gateway, "in_flight", 0).await;
+    assert_eq!(other.get("/").await.text(), "app");
+    assert_eq!(app.count(), 201, "the endpoint saw none of those refused");
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn one_address_has_its_share_of_what_is_in_flight_over_all_its_connections_and_streams() {
+    let (app, go) = holding().await;
+    let yaml = format!(
+        "server: {{ shield: {{ in_flight_per_address: 60 }} }}\n\
+         listeners: {{ web: {{ address: '{{{{http}}}}', http2: true }} }}\n{}",
+        app_of(&[&app], "", "")
+    );
+    let gateway = Gateway::start(&yaml, &[]).await;
+    // All HTTP/2 here comes from 127.0.0.1: thirty streams of one connection, and thirty connections.
+    let streams = ClientH2::plain(&gateway).await;
+    let streams = async || {
+        let asked = (0..30).map(|_| streams.get("/held"));
+        futures_util::future::join_all(asked).await
+    };
+    let plain = held(&gateway, 1, 30).await;
+    let refused_and_let_go = async {
+        taken(&gateway, "in_flight", 60).await;
+        let refused = client(&gateway, 1).await.get("/").await;
+        refused.assert_refused(429, "too_many_requests");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert_eq!(client(&gateway, 2).await.get("/").await.text(), "app");
+        let_go(plain, &go).await;
+    };
+    let (answers, ()) = tokio::join!(streams(), refused_and_let_go);
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    taken(&gateway, "in_flight", 0).await;
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn open_websockets_are_no_requests_in_flight() {
+    let (app, go) = holding().await;
+    let yaml = "server: { shield: { in_flight: 3 } }\n".to_owned()
+        + &app_of(&[&app], "", "websocket: { enabled: true }");
+    let gateway = Gateway::start(&yaml, &[]).await;
+    let mut sockets = Vec::new();
+    for _ in 0..10 {
+        sockets.push(WebSocket::open(&gateway, "/", &[]).await);
+    }
+    assert_eq!(gateway.get("/").await.text(), "app");
+    // But none is opened while the process has enough to do.
+    let waiting = held(&gateway, 1, 3).await;
+    taken(&gateway, "in_flight", 3).await;
+    let refused = WebSocket::try_open(&gateway, "/", &[]).await;
+    let refused = refused.map(drop).expect_err("it has enough to do");
+    refused.assert_refused(503, "overloaded");
+    let_go(waiting, &go).await;
+    gateway.settled_after_tunnels(sockets).await;
+}
+
+#[tokio::test]
+async fn places_of_callers_that_leave_are_given_back() {
+    let (app, _go) = holding().await;
+    let yaml = "server: { shield: { in_flight: 50 } }\n".to_owned() + &app_of(&[&app], "", "");
+    let gateway = Gateway::start(&yaml, &[]).await;
+    for _ in 0..3 {
+        let mut waiting = held(&gateway, 1, 50).await;
+        taken(&gateway, "in_flight", 50).await;
+        waiting.shutdown().await;
+        taken(&gateway, "in_flight", 0).await;
+    }
+    assert_eq!(gateway.get("/").await.text(), "app");
     gateway.settled().await;
 }

@@ -174,6 +174,8 @@ fn shield(at: &KeyPath, shield: &Shield, report: &mut Report<'_>) {
         ("connections_per_address", shield.connections_per_address),
         ("greetings", shield.greetings),
         ("greetings_per_address", shield.greetings_per_address),
+        ("in_flight", shield.in_flight),
+        ("in_flight_per_address", shield.in_flight_per_address),
     ] {
         report.at_least_one(at, key, count);
     }

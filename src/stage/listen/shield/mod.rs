@@ -9,10 +9,12 @@ mod places;
 mod rate;
 pub mod settings;
 
+pub use places::{Full, Place};
+
 use super::forwarded::TrustedProxies;
 use crate::base::client::subscriber;
 use ipnet::IpNet;
-use places::{Full, Limits, Place, Places};
+use places::{Limits, Places};
 use rate::{Buckets, Rate};
 use settings::{RateSettings, Settings};
 use std::net::IpAddr;
@@ -35,6 +37,7 @@ const FILES_RESERVED: u64 = 4;
 pub struct Counts {
     connections: Arc<Places>,
     greetings: Arc<Places>,
+    requests: Arc<Places>,
     buckets: Buckets,
 }
 
@@ -45,6 +48,7 @@ pub struct Shield {
     exempt: TrustedProxies,
     connections: Limits,
     greetings: Limits,
+    requests: Limits,
     rate: Option<Rate>,
 }
 
@@ -69,6 +73,7 @@ impl Counts {
         Self {
             connections: Arc::default(),
             greetings: Arc::default(),
+            requests: Arc::default(),
             buckets: Buckets::new(now),
         }
     }
@@ -96,6 +101,10 @@ impl Shield {
             greetings: Limits {
                 total: settings.greetings,
                 per_address: settings.greetings_per_address,
+            },
+            requests: Limits {
+                total: settings.in_flight,
+                per_address: settings.in_flight_per_address,
             },
         }
     }
@@ -142,12 +151,22 @@ impl Shield {
         }
     }
 
+    /// A place for a request in flight, or which limit stands in its way.
+    pub fn work(&self, caller: IpAddr) -> Result<Place, Full> {
+        let address = self.counted_as(caller);
+        self.counts.requests.take(address, self.requests)
+    }
+
     pub fn connections(&self) -> Usage {
         usage(&self.counts.connections, self.connections)
     }
 
     pub fn greetings(&self) -> Usage {
         usage(&self.counts.greetings, self.greetings)
+    }
+
+    pub fn in_flight(&self) -> Usage {
+        usage(&self.counts.requests, self.requests)
     }
 
     /// The name under which an address is counted; none where no limit by address holds.

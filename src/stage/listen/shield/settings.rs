@@ -21,6 +21,13 @@ pub struct Settings {
     pub greetings: u32,
     /// Of these, from one address. Default `256`.
     pub greetings_per_address: u32,
+    /// Requests in flight at once that are forwarded; beyond it the answer is 503 with `Retry-After`.
+    /// Redirects and fixed answers are always given, and WebSockets count only until they are open: their
+    /// own limit is `websocket.max`. A request holds some 30 KiB, up to 100 KiB while its caller is slow.
+    /// Default `8000`.
+    pub in_flight: u32,
+    /// Of these, from one address; beyond it the answer is 429. Default `1024`.
+    pub in_flight_per_address: u32,
     /// How fast one address may ask; beyond it the answer is 429 with `Retry-After`. The caller counts, not
     /// the trusted proxy before it. Absent: as fast as it likes, since behind one address may be an office
     /// or a server that asks for thousands.
@@ -56,6 +63,8 @@ impl Default for Settings {
             connections_per_address: 1024,
             greetings: 2048,
             greetings_per_address: 256,
+            in_flight: 8000,
+            in_flight_per_address: 1024,
             rate_per_address: None,
             exempt: Vec::new(),
         }
