@@ -60,11 +60,7 @@ impl RejectKind {
                 "too_many_websockets",
                 "too many WebSockets are open; close one or try again later",
             ),
-            Self::TooManyRequests => (
-                429,
-                "too_many_requests",
-                "too many requests from this address; try again later",
-            ),
+            Self::TooManyRequests => (429, "too_many_requests", "slow down; try again later"),
             Self::NoHealthyEndpoint => (503, "no_healthy_endpoint", "the service is not available"),
             Self::QueueFull => (503, "queue_full", "the service is busy; try again later"),
             Self::Overloaded => (503, "overloaded", "the gateway is busy; try again later"),

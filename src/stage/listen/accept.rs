@@ -167,10 +167,10 @@ impl Listener {
         let patience = shield.greeting_max();
         // Boxed: a handshake needs 7 KiB that the connection must not hold for the rest of its life.
         let greeting = Box::pin(self.greet(tcp, peer, (&shield, &mut entry), &*greeter));
-        let greeted = timeout(patience, greeting).await;
+        let outcome = timeout(patience, greeting).await;
         // Limits may change while it is served.
         drop(shield);
-        match greeted {
+        match outcome {
             Ok(Ok(stream)) => {
                 entry.greeted();
                 greeter.serve(stream).await;

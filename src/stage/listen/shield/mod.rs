@@ -223,8 +223,8 @@ mod tests {
         Shield::new(settings, &trusted, 1 << 20, counts())
     }
 
-    fn ip(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
     }
 
     #[test]
@@ -240,9 +240,9 @@ mod tests {
                 connections_per_address: 1,
                 ..Settings::default()
             });
-            let _first = shield.enter(ip(first)).unwrap();
+            let _first = shield.enter(Some(ip(first))).unwrap();
             let second_is_refused =
-                shield.enter(ip(second)).err() == Some("connections_per_address");
+                shield.enter(Some(ip(second))).err() == Some("connections_per_address");
             assert_eq!(second_is_refused, same, "{first} {second}");
         }
     }
@@ -254,8 +254,11 @@ mod tests {
             connections_per_address: 1,
             ..Settings::default()
         });
-        let _all = [(); 3].map(|()| shield.enter(ip("10.1.2.3")).unwrap());
-        assert_eq!(shield.enter(ip("10.1.2.3")).unwrap_err(), "connections");
+        let _all = [(); 3].map(|()| shield.enter(Some(ip("10.1.2.3"))).unwrap());
+        assert_eq!(
+            shield.enter(Some(ip("10.1.2.3"))).unwrap_err(),
+            "connections"
+        );
     }
 
     #[test]
@@ -265,17 +268,20 @@ mod tests {
             greetings_per_address: 1,
             ..Settings::default()
         });
-        let mut first = shield.enter(ip("192.0.2.1")).unwrap();
-        let refused = shield.enter(ip("192.0.2.1")).unwrap_err();
+        let mut first = shield.enter(Some(ip("192.0.2.1"))).unwrap();
+        let refused = shield.enter(Some(ip("192.0.2.1"))).unwrap_err();
         assert_eq!(refused, "greetings_per_address");
-        let _second = shield.enter(ip("192.0.2.2")).unwrap();
-        assert_eq!(shield.enter(ip("192.0.2.3")).unwrap_err(), "greetings");
+        let _second = shield.enter(Some(ip("192.0.2.2"))).unwrap();
+        assert_eq!(
+            shield.enter(Some(ip("192.0.2.3"))).unwrap_err(),
+            "greetings"
+        );
         first.greeted();
         assert_eq!(
             (shield.connections().taken, shield.greetings().taken),
             (2, 1)
         );
-        assert!(shield.enter(ip("192.0.2.1")).is_ok());
+        assert!(shield.enter(Some(ip("192.0.2.1"))).is_ok());
     }
 
     #[test]
@@ -286,11 +292,11 @@ mod tests {
         });
         let mut first = shield.enter(None).unwrap();
         let mut second = shield.enter(None).unwrap();
-        let caller = ip("192.0.2.1").unwrap();
+        let caller = ip("192.0.2.1");
         assert_eq!(shield.introduce(&mut first, caller), Ok(()));
         let refused = shield.introduce(&mut second, caller).unwrap_err();
         assert_eq!(refused, "connections_per_address");
-        assert_eq!(shield.enter(ip("192.0.2.1")).unwrap_err(), refused);
+        assert_eq!(shield.enter(Some(ip("192.0.2.1"))).unwrap_err(), refused);
     }
 
     #[test]
@@ -326,7 +332,7 @@ mod tests {
         ] {
             let shield = shield(&settings(rate));
             let now = Instant::now();
-            let asked = (0..9).filter(|_| shield.ask(ip(caller).unwrap(), now).is_ok());
+            let asked = (0..9).filter(|_| shield.ask(ip(caller), now).is_ok());
             assert_eq!(asked.count(), passed, "{caller}");
         }
     }

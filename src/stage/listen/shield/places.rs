@@ -153,6 +153,10 @@ mod tests {
         IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))
     }
 
+    fn count(held: usize) -> u32 {
+        u32::try_from(held).unwrap()
+    }
+
     #[test]
     fn places_are_limited_in_total_and_by_address_and_given_back() {
         let places = Arc::new(Places::default());
@@ -200,14 +204,14 @@ mod tests {
             let limits = Limits { total, per_address };
             let mut held: Vec<(u8, Place)> = Vec::new();
             for (last, takes) in steps {
-                let mine = held.iter().filter(|(one, _)| *one == last).count() as u32;
+                let mine = count(held.iter().filter(|(one, _)| *one == last).count());
                 if !takes {
                     if let Some(at) = held.iter().position(|(one, _)| *one == last) {
                         held.swap_remove(at);
                     }
                     continue;
                 }
-                let all = held.len() as u32;
+                let all = count(held.len());
                 match places.take(Some(address(last)), limits) {
                     Ok(place) => {
                         prop_assert!(all < total && mine < per_address);
@@ -216,7 +220,7 @@ mod tests {
                     Err(Full::Total) => prop_assert_eq!(all, total),
                     Err(Full::Address) => prop_assert_eq!(mine, per_address),
                 }
-                prop_assert_eq!(places.taken(), held.len() as u32);
+                prop_assert_eq!(places.taken(), count(held.len()));
             }
             held.clear();
             prop_assert_eq!((places.taken(), places.addresses()), (0, 0));
