@@ -144,7 +144,9 @@ impl Listener {
     fn admit<G: Greeter>(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, greeter: &Arc<G>) {
         let shield = greeter.shield();
         // Who is behind a proxy is not known before its header.
-        match shield.enter((!self.proxy_protocol).then(|| peer.ip())) {
+        let caller = (!self.proxy_protocol).then(|| peer.ip());
+        let greets = self.tls.is_some() || self.h2c || self.proxy_protocol;
+        match shield.enter(caller, greets) {
             Ok(entry) => {
                 let (listener, greeter) = (Arc::clone(self), Arc::clone(greeter));
                 tokio::spawn(listener.welcome(tcp, peer, (shield, entry), greeter));

@@ -109,17 +109,20 @@ impl Shield {
         }
     }
 
-    /// A connection was accepted, from this peer where that is the caller itself. The error is the
-    /// setting that stands in its way.
-    pub fn enter(&self, peer: Option<IpAddr>) -> Result<Entry, &'static str> {
+    /// A connection was accepted, from this peer where that is the caller itself; `greets` says whether
+    /// there is anything to wait for before HTTP. The error is the setting that stands in its way.
+    pub fn enter(&self, peer: Option<IpAddr>, greets: bool) -> Result<Entry, &'static str> {
         let address = peer.and_then(|peer| self.counted_as(peer));
         let connection = self.counts.connections.take(address, self.connections);
-        let connection = connection.map_err(of_connections)?;
-        let greeting = self.counts.greetings.take(address, self.greetings);
-        Ok(Entry {
-            connection,
-            greeting: Some(greeting.map_err(of_greetings)?),
-        })
+        let mut entry = Entry {
+            connection: connection.map_err(of_connections)?,
+            greeting: None,
+        };
+        if greets {
+            let greeting = self.counts.greetings.take(address, self.greetings);
+            entry.greeting = Some(greeting.map_err(of_greetings)?);
+        }
+        Ok(entry)
     }
 
     /// A proxy has said who it speaks for.
@@ -240,9 +243,9 @@ mod tests {
                 connections_per_address: 1,
                 ..Settings::default()
             });
-            let _first = shield.enter(Some(ip(first))).unwrap();
+            let _first = shield.enter(Some(ip(first)), true).unwrap();
             let second_is_refused =
-                shield.enter(Some(ip(second))).err() == Some("connections_per_address");
+                shield.enter(Some(ip(second)), true).err() == Some("connections_per_address");
             assert_eq!(second_is_refused, same, "{first} {second}");
         }
     }
@@ -254,9 +257,9 @@ mod tests {
             connections_per_address: 1,
             ..Settings::default()
         });
-        let _all = [(); 3].map(|()| shield.enter(Some(ip("10.1.2.3"))).unwrap());
+        let _all = [(); 3].map(|()| shield.enter(Some(ip("10.1.2.3")), true).unwrap());
         assert_eq!(
-            shield.enter(Some(ip("10.1.2.3"))).unwrap_err(),
+            shield.enter(Some(ip("10.1.2.3")), true).unwrap_err(),
             "connections"
         );
     }
@@ -268,12 +271,12 @@ mod tests {
             greetings_per_address: 1,
             ..Settings::default()
         });
-        let mut first = shield.enter(Some(ip("192.0.2.1"))).unwrap();
-        let refused = shield.enter(Some(ip("192.0.2.1"))).unwrap_err();
+        let mut first = shield.enter(Some(ip("192.0.2.1")), true).unwrap();
+        let refused = shield.enter(Some(ip("192.0.2.1")), true).unwrap_err();
         assert_eq!(refused, "greetings_per_address");
-        let _second = shield.enter(Some(ip("192.0.2.2"))).unwrap();
+        let _second = shield.enter(Some(ip("192.0.2.2")), true).unwrap();
         assert_eq!(
-            shield.enter(Some(ip("192.0.2.3"))).unwrap_err(),
+            shield.enter(Some(ip("192.0.2.3")), true).unwrap_err(),
             "greetings"
         );
         first.greeted();
@@ -281,7 +284,7 @@ mod tests {
             (shield.connections().taken, shield.greetings().taken),
             (2, 1)
         );
-        assert!(shield.enter(Some(ip("192.0.2.1"))).is_ok());
+        assert!(shield.enter(Some(ip("192.0.2.1")), true).is_ok());
     }
 
     #[test]
@@ -290,13 +293,16 @@ mod tests {
             connections_per_address: 1,
             ..Settings::default()
         });
-        let mut first = shield.enter(None).unwrap();
-        let mut second = shield.enter(None).unwrap();
+        let mut first = shield.enter(None, true).unwrap();
+        let mut second = shield.enter(None, true).unwrap();
         let caller = ip("192.0.2.1");
         assert_eq!(shield.introduce(&mut first, caller), Ok(()));
         let refused = shield.introduce(&mut second, caller).unwrap_err();
         assert_eq!(refused, "connections_per_address");
-        assert_eq!(shield.enter(Some(ip("192.0.2.1"))).unwrap_err(), refused);
+        assert_eq!(
+            shield.enter(Some(ip("192.0.2.1")), true).unwrap_err(),
+            refused
+        );
     }
 
     #[test]
@@ -305,9 +311,9 @@ mod tests {
             greetings: 2,
             ..Settings::default()
         });
-        let _first = shield.enter(None).unwrap();
+        let _first = shield.enter(None, true).unwrap();
         assert_eq!(shield.greeting_max(), GREETING_MAX);
-        let _second = shield.enter(None).unwrap();
+        let _second = shield.enter(None, true).unwrap();
         assert_eq!(shield.greeting_max(), GREETING_MAX_IN_A_HURRY);
     }
 

@@ -17,9 +17,9 @@ pub struct Settings {
     /// an office of 170 browsers with six connections each, and a twelfth of all.
     pub connections_per_address: u32,
     /// Connections that have not yet finished their greeting: PROXY header, TLS handshake, first bytes of
-    /// HTTP/2. A greeting has ten seconds, and two when more than half of this are under way. Default `2048`.
+    /// HTTP/2. A greeting has ten seconds, and two when more than half of this are under way. Default `4096`.
     pub greetings: u32,
-    /// Of these, from one address. Default `256`.
+    /// Of these, from one address. Default `512`.
     pub greetings_per_address: u32,
     /// Requests in flight at once that are forwarded; beyond it the answer is 503 with `Retry-After`.
     /// Redirects and fixed answers are always given, and WebSockets count only until they are open: their
@@ -61,8 +61,8 @@ impl Default for Settings {
         Self {
             connections: 12_000,
             connections_per_address: 1024,
-            greetings: 2048,
-            greetings_per_address: 256,
+            greetings: 4096,
+            greetings_per_address: 512,
             in_flight: 8000,
             in_flight_per_address: 1024,
             rate_per_address: None,
