@@ -34,6 +34,9 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
         absent,
     };
     server(&config.server, &mut report);
+    names("listeners", config.listeners.keys(), &mut report);
+    names("pools", config.pools.keys(), &mut report);
+    names("routes", config.routes.keys(), &mut report);
     listeners::check(&mut report);
     pools::check(&mut report);
     routes::check(&mut report);
@@ -139,6 +142,21 @@ impl Report<'_> {
         let what = format!("cannot read `{}`: {cause}", path.display());
         let fix = "a relative path begins at the folder of this file";
         self.error(at, what, fix);
+    }
+}
+
+/// Names are shown in logs, metrics and `/status`: what cannot be seen has no place in them.
+fn names<'n>(section: &str, names: impl Iterator<Item = &'n String>, report: &mut Report<'_>) {
+    let section = KeyPath::root().key(section);
+    for name in names {
+        if name.is_empty() || name.contains(words::is_unseen) {
+            let what = "a name must be made of characters that can be seen";
+            report.key_error(
+                section.key(name),
+                what,
+                "such as letters, digits, `-` and `_`",
+            );
+        }
     }
 }
 
