@@ -1,5 +1,9 @@
 //! Places: taken in total and by address, limited in both, given back on drop.
 //!
+//! An address may never hold more than are still free either (the dynamic threshold of Choudhury and Hahne,
+//! 1998): a dozen that each take their whole share would fill the house, so they get less the fuller it is,
+//! and whoever holds few still comes in. Of `n` places, `k` greedy addresses leave `n / (k + 1)`.
+//!
 //! Invariant: an address is remembered as long as it holds a place and no longer, so that there are
 //! never more entries than places taken.
 
@@ -16,7 +20,19 @@ const SHARDS: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub total: u32,
+    /// As large as `total` or larger: an address may have all of them.
     pub per_address: u32,
+}
+
+impl Limits {
+    /// How many an address may hold while so many are free.
+    fn of_address(self, free: u32) -> u32 {
+        if self.per_address < self.total {
+            self.per_address.min(free)
+        } else {
+            self.total
+        }
+    }
 }
 
 /// Which limit stands in the way.
@@ -73,7 +89,12 @@ impl Place {
     /// Counts for this address from now on, which must not be known yet.
     pub fn belongs_to(&mut self, address: IpAddr, limits: Limits) -> Result<(), Full> {
         debug_assert!(self.address.is_none(), "a place counts for one address");
-        if !self.places.shards.add(address, limits.per_address) {
+        // This place itself is free for its address.
+        let free = limits
+            .total
+            .saturating_add(1)
+            .saturating_sub(self.places.taken());
+        if !self.places.shards.add(address, limits.of_address(free)) {
             return Err(Full::Address);
         }
         self.address = Some(address);
@@ -161,19 +182,19 @@ mod tests {
     fn places_are_limited_in_total_and_by_address_and_given_back() {
         let places = Arc::new(Places::default());
         let limits = Limits {
-            total: 3,
+            total: 4,
             per_address: 2,
         };
         let take = |last| places.take(Some(address(last)), limits);
         let (first, _second) = (take(1).unwrap(), take(1).unwrap());
         assert_eq!(take(1).unwrap_err(), Full::Address);
         assert_eq!(places.taken(), 2, "what was refused holds nothing");
-        let _third = take(2).unwrap();
-        assert_eq!(take(3).unwrap_err(), Full::Total);
+        let _others = [2, 3].map(|last| take(last).unwrap());
+        assert_eq!(take(4).unwrap_err(), Full::Total);
         assert_eq!(places.take(None, limits).unwrap_err(), Full::Total);
         drop(first);
-        let _again = take(1).unwrap();
-        assert_eq!((places.taken(), places.addresses()), (3, 2));
+        let _again = take(4).unwrap();
+        assert_eq!((places.taken(), places.addresses()), (4, 4));
     }
 
     #[test]
@@ -191,6 +212,36 @@ mod tests {
         assert_eq!((places.taken(), places.addresses()), (1, 1));
         drop(first);
         assert_eq!((places.taken(), places.addresses()), (0, 0));
+    }
+
+    #[test]
+    fn greedy_addresses_get_less_the_fuller_it_is_and_leave_room_for_others() {
+        for (greedy, left) in [(1, 600), (2, 400), (5, 200), (11, 100), (199, 6)] {
+            let places = Arc::new(Places::default());
+            let limits = Limits {
+                total: 1200,
+                per_address: 1000,
+            };
+            let mut held = Vec::new();
+            for _ in 0..1200 {
+                let all = (1..=greedy).map(|last| places.take(Some(address(last)), limits));
+                held.extend(all.flatten());
+            }
+            assert_eq!(1200 - places.taken(), left, "{greedy}");
+            assert!(places.take(Some(address(200)), limits).is_ok());
+        }
+    }
+
+    #[test]
+    fn an_address_may_have_all_where_it_says_so() {
+        let places = Arc::new(Places::default());
+        let limits = Limits {
+            total: 10,
+            per_address: 10,
+        };
+        let _all = [(); 10].map(|()| places.take(Some(address(1)), limits).unwrap());
+        let refused = places.take(Some(address(1)), limits).unwrap_err();
+        assert_eq!(refused, Full::Total);
     }
 
     proptest! {
@@ -212,13 +263,14 @@ mod tests {
                     continue;
                 }
                 let all = count(held.len());
+                let most = if per_address < total { per_address.min(total - all) } else { total };
                 match places.take(Some(address(last)), limits) {
                     Ok(place) => {
-                        prop_assert!(all < total && mine < per_address);
+                        prop_assert!(all < total && mine < most);
                         held.push((last, place));
                     }
                     Err(Full::Total) => prop_assert_eq!(all, total),
-                    Err(Full::Address) => prop_assert_eq!(mine, per_address),
+                    Err(Full::Address) => prop_assert!(mine >= most),
                 }
                 prop_assert_eq!(places.taken(), count(held.len()));
             }

@@ -14,7 +14,8 @@ pub struct Settings {
     /// files that the process may have are the bound where that is less: the rest is for endpoints. Default `12000`.
     pub connections: u32,
     /// Of these, from one address. Behind PROXY protocol the caller counts, not the proxy. Default `1024`:
-    /// an office of 170 browsers with six connections each, and a twelfth of all.
+    /// an office of 170 browsers with six connections each. Where a share is less than the whole, here and
+    /// below, an address also never holds more than are still free: a few greedy ones cannot fill the house.
     pub connections_per_address: u32,
     /// Connections that have not yet finished their greeting: PROXY header, TLS handshake, first bytes of
     /// HTTP/2. A greeting has ten seconds, and two when more than half of this are under way. Default `4096`.
