@@ -20,7 +20,6 @@ use pingora::proxy::Session;
 use pingora::{Error, ErrorType, Result};
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What a request that was not refused meets next.
 pub enum Next {
@@ -83,7 +82,7 @@ fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
 
 /// Route, then limits, then a place at an endpoint: nothing is taken for a request that will be refused.
 pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next, Reject> {
-    shed::rate(ctx, Instant::now())?;
+    shed::rate(ctx)?;
     if listener(ctx).is_some_and(|listener| listener.gone) {
         // Its rules are gone with it: what it refused or redirected must not be let through now.
         return Err(RejectKind::Draining.because("the listener was removed by a reload"));

@@ -2,6 +2,7 @@
 
 use super::context::RequestContext;
 use crate::base::reject::{Reject, RejectKind};
+use crate::observe::event;
 use crate::stage::listen::shield::{Full, Place};
 use std::time::{Duration, Instant};
 
@@ -9,16 +10,13 @@ use std::time::{Duration, Instant};
 const COME_BACK: Duration = Duration::from_secs(1);
 
 /// Before anything else: whether its address may ask now.
-pub fn rate(ctx: &RequestContext, now: Instant) -> Result<(), Reject> {
+pub fn rate(ctx: &RequestContext) -> Result<(), Reject> {
     let arrival = ctx.arrival.as_ref().ok_or(RejectKind::Internal)?;
-    let asked = ctx.snapshot.shield.ask(arrival.client.address, now);
-    asked.map_err(|wait| {
-        arrival.listener.metrics.shed("rate_per_address");
-        Reject {
-            retry_after: Some(wait),
-            ..RejectKind::TooManyRequests.because("rate_per_address")
-        }
-    })
+    let asked = ctx
+        .snapshot
+        .shield
+        .ask(arrival.client.address, Instant::now());
+    asked.map_err(|wait| refusal(ctx, RejectKind::TooManyRequests, "rate_per_address", wait))
 }
 
 /// A place among the requests in flight, or the refusal: 503 when all are too many, 429 when this address
@@ -27,14 +25,29 @@ pub fn place(ctx: &RequestContext) -> Result<Place, Reject> {
     let arrival = ctx.arrival.as_ref().ok_or(RejectKind::Internal)?;
     let place = ctx.snapshot.shield.work(arrival.client.address);
     place.map_err(|full| {
-        let (kind, reason) = match full {
+        let (kind, setting) = match full {
             Full::Total => (RejectKind::Overloaded, "in_flight"),
             Full::Address => (RejectKind::TooManyRequests, "in_flight_per_address"),
         };
-        arrival.listener.metrics.shed(reason);
-        Reject {
-            retry_after: Some(COME_BACK),
-            ..kind.because(reason)
-        }
+        refusal(ctx, kind, setting, COME_BACK)
     })
+}
+
+/// Counted and told under the name of the setting that stands in the way.
+fn refusal(
+    ctx: &RequestContext,
+    kind: RejectKind,
+    setting: &'static str,
+    wait: Duration,
+) -> Reject {
+    if let Some(arrival) = &ctx.arrival {
+        arrival.listener.metrics.shed(setting);
+        if ctx.snapshot.shield.is_news(Instant::now()) {
+            event::shield_closed(&arrival.listener.name, setting);
+        }
+    }
+    Reject {
+        retry_after: Some(wait),
+        ..kind.because(setting)
+    }
 }

@@ -70,7 +70,7 @@ fn an_answer_is_final() {
         for end in 0..=bytes.len() {
             match parse(&bytes[..end]) {
                 Parsed::Incomplete(total) => {
-                    prop_assert!(total > end && total <= 4112, "{total} after {end}")
+                    prop_assert!(total > end && total <= 4112, "{total} after {end}");
                 }
                 Parsed::Done(header) => {
                     prop_assert!(header.consumed <= end);
@@ -123,7 +123,7 @@ fn reading_agrees_with_parsing_and_loses_nothing() {
                         prop_assert_eq!(rest.as_slice(), &bytes[expected.consumed..]);
                     }
                     (Parsed::Done(expected), Err(error)) => {
-                        prop_assert!(false, "{error} for {expected:?}")
+                        prop_assert!(false, "{error} for {expected:?}");
                     }
                     (other, result) => prop_assert!(result.is_err(), "{result:?} for {other:?}"),
                 }

@@ -88,6 +88,11 @@ async fn one_address_fills_its_own_share_and_nobody_elses() {
         assert!(is_turned_away(caller(1), address).await);
     }
     are_rejected(&gateway, "connections_per_address", 250).await;
+    let told = gateway
+        .errors()
+        .matches("the shield turns callers away")
+        .count();
+    assert!((1..=3).contains(&told), "{told} lines for 250 of them");
     for last in 2..=20 {
         assert_eq!(client(&gateway, last).await.get("/").await.text(), "ok");
     }
@@ -428,6 +433,7 @@ async fn open_websockets_are_no_requests_in_flight() {
         sockets.push(WebSocket::open(&gateway, "/", &[]).await);
     }
     assert_eq!(gateway.get("/").await.text(), "app");
+    taken(&gateway, "in_flight", 0).await;
     // But none is opened while the process has enough to do.
     let waiting = held(&gateway, 1, 3).await;
     taken(&gateway, "in_flight", 3).await;

@@ -5,6 +5,7 @@ use super::proxy_protocol;
 use super::settings::Settings;
 use super::shield::{Entry, GREETING_MAX, Shield};
 use super::tls::TlsSlot;
+use crate::observe::event;
 use crate::observe::metrics::ListenerMetrics;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::Stream;
@@ -152,9 +153,16 @@ impl Listener {
                 tokio::spawn(listener.welcome(tcp, peer, (shield, entry), greeter));
             }
             Err(limit) => {
-                self.metrics.rejected(limit);
                 turn_away(tcp);
+                self.metrics.rejected(limit);
+                self.tell(&shield, limit);
             }
+        }
+    }
+
+    fn tell(&self, shield: &Shield, limit: &str) {
+        if shield.is_news(Instant::now().into_std()) {
+            event::shield_closed(&self.name, limit);
         }
     }
 
@@ -206,6 +214,7 @@ impl Listener {
             facts.peer = header.source.unwrap_or(peer);
             if let Err(limit) = shield.introduce(entry, facts.peer.ip()) {
                 turn_away(tcp);
+                self.tell(shield, limit);
                 return Err(limit);
             }
             ahead = rest;

@@ -18,7 +18,7 @@ use places::{Limits, Places};
 use rate::{Buckets, Rate};
 use settings::{RateSettings, Settings};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// For everything before the first request: PROXY header, TLS handshake, HTTP/2 preface.
@@ -27,6 +27,9 @@ pub const GREETING_MAX: Duration = Duration::from_secs(10);
 /// The same when more than half of the places for greetings are taken: enough for two round trips by
 /// satellite, and it makes holding the places five times as dear.
 const GREETING_MAX_IN_A_HURRY: Duration = Duration::from_secs(2);
+
+/// A flood is told of this often; metrics count each refusal.
+const NEWS_PERIOD: Duration = Duration::from_secs(10);
 
 /// The share of descriptors that is not for callers: connections to endpoints, of which many are shared
 /// or kept, listeners, logs, files.
@@ -39,6 +42,8 @@ pub struct Counts {
     greetings: Arc<Places>,
     requests: Arc<Places>,
     buckets: Buckets,
+    /// When somebody was last told of a refusal.
+    told: Mutex<Option<Instant>>,
 }
 
 /// The limits of one configuration over the counts of the process.
@@ -75,6 +80,7 @@ impl Counts {
             greetings: Arc::default(),
             requests: Arc::default(),
             buckets: Buckets::new(now),
+            told: Mutex::default(),
         }
     }
 }
@@ -158,6 +164,20 @@ impl Shield {
     pub fn work(&self, caller: IpAddr) -> Result<Place, Full> {
         let address = self.counted_as(caller);
         self.counts.requests.take(address, self.requests)
+    }
+
+    /// Whether a refusal is worth a line in the log: not when there was one a moment ago.
+    pub fn is_news(&self, now: Instant) -> bool {
+        let mut told = self
+            .counts
+            .told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_news = told.is_none_or(|told| now.saturating_duration_since(told) >= NEWS_PERIOD);
+        if is_news {
+            *told = Some(now);
+        }
+        is_news
     }
 
     pub fn connections(&self) -> Usage {
@@ -341,6 +361,17 @@ mod tests {
             let asked = (0..9).filter(|_| shield.ask(ip(caller), now).is_ok());
             assert_eq!(asked.count(), passed, "{caller}");
         }
+    }
+
+    #[test]
+    fn a_flood_is_told_of_now_and_then() {
+        let shield = shield(&Settings::default());
+        let now = Instant::now();
+        let told = |seconds| shield.is_news(now + Duration::from_secs(seconds));
+        assert_eq!(
+            [0, 0, 9, 10, 11, 25].map(told),
+            [true, false, false, true, false, true]
+        );
     }
 
     #[test]
