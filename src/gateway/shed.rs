@@ -3,7 +3,7 @@
 use super::context::RequestContext;
 use crate::base::reject::{Reject, RejectKind};
 use crate::observe::event;
-use crate::stage::listen::shield::{Full, Place};
+use crate::stage::listen::shield::{OF_ADDRESS_IN_FLIGHT, Place};
 use std::time::{Duration, Instant};
 
 /// When to come back to a gateway that is full: requests end all the time.
@@ -24,10 +24,11 @@ pub fn rate(ctx: &RequestContext) -> Result<(), Reject> {
 pub fn place(ctx: &RequestContext) -> Result<Place, Reject> {
     let arrival = ctx.arrival.as_ref().ok_or(RejectKind::Internal)?;
     let place = ctx.snapshot.shield.work(arrival.client.address);
-    place.map_err(|full| {
-        let (kind, setting) = match full {
-            Full::Total => (RejectKind::Overloaded, "in_flight"),
-            Full::Address => (RejectKind::TooManyRequests, "in_flight_per_address"),
+    place.map_err(|setting| {
+        let kind = if setting == OF_ADDRESS_IN_FLIGHT {
+            RejectKind::TooManyRequests
+        } else {
+            RejectKind::Overloaded
         };
         refusal(ctx, kind, setting, COME_BACK)
     })

@@ -8,6 +8,7 @@ mod process;
 mod scope;
 
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
+pub use process::resident_bytes;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};

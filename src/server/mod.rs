@@ -2,6 +2,7 @@
 
 mod drain;
 mod listeners;
+mod memory;
 mod pools;
 pub mod process;
 mod reload;
@@ -134,6 +135,7 @@ impl Server {
         let server = Self::assemble((path, environment), watching, state, snapshot)?;
         server.put_in_force(prepared);
         tokio::spawn(Arc::clone(&server.pools.prober).run());
+        tokio::spawn(Arc::clone(&server).watch_memory());
         if let Some(admin) = admin {
             let view: Arc<dyn admin::AdminView> = Arc::clone(&server) as _;
             tokio::spawn(Arc::clone(&server).watch_expiries());

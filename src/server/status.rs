@@ -94,6 +94,7 @@ fn shield(shield: &Shield) -> Value {
         "connections": usage(shield.connections()),
         "greetings": usage(shield.greetings()),
         "in_flight": usage(shield.in_flight()),
+        "short_of_memory": shield.is_short_of_memory(),
     })
 }
 

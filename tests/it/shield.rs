@@ -458,3 +458,34 @@ async fn places_of_callers_that_leave_are_given_back() {
     assert_eq!(gateway.get("/").await.text(), "app");
     gateway.settled().await;
 }
+
+#[tokio::test]
+async fn nothing_is_forwarded_while_memory_is_short() {
+    let app = Upstream::named("app").await;
+    let yaml = |memory: &str| {
+        format!(
+            "server: {{ shield: {{ memory: {memory} }} }}\n{}  health: {{ path: /healthz, respond: {{ body: fine }} }}\n",
+            app_of(&[&app], "", "")
+        )
+    };
+    let gateway = Gateway::start(&yaml("1MiB"), &[]).await;
+    let mut client = client(&gateway, 1).await;
+    eventually("it notices", async || {
+        (client.get("/").await.status == 503).then_some(())
+    })
+    .await;
+    let refused = client.get("/").await;
+    refused.assert_refused(503, "overloaded");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(client.get("/healthz").await.text(), "fine");
+    assert_eq!(gateway.ready().await, Some(200));
+    let shed = "onemind_http_requests_shed_total{listener=\"web\",reason=\"memory\"}";
+    assert!(gateway.metric(shed).await >= 2.0);
+    assert_eq!(gateway.status().await["shield"]["short_of_memory"], true);
+    gateway.reload(&yaml("8GiB"), &[]).await;
+    eventually("it takes requests again", async || {
+        (client.get("/").await.status == 200).then_some(())
+    })
+    .await;
+    gateway.settled().await;
+}

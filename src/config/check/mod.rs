@@ -197,6 +197,14 @@ fn shield(at: &KeyPath, shield: &Shield, report: &mut Report<'_>) {
     ] {
         report.at_least_one(at, key, count);
     }
+    let memory = shield.memory.is_none_or(|memory| memory.0 > 0);
+    let what = "`memory` must be more than zero";
+    report.must(
+        memory,
+        at.key("memory"),
+        what,
+        "write a size such as `800MiB`",
+    );
     if let Some(rate) = &shield.rate_per_address {
         let at = at.key("rate_per_address");
         report.at_least_one(&at, "requests", rate.requests);

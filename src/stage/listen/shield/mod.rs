@@ -9,15 +9,17 @@ mod places;
 mod rate;
 pub mod settings;
 
-pub use places::{Full, Place};
+pub use places::Place;
 
 use super::forwarded::TrustedProxies;
 use crate::base::client::subscriber;
+use crate::base::units::Bytes;
 use ipnet::IpNet;
-use places::{Limits, Places};
+use places::{Full, Limits, Places};
 use rate::{Buckets, Rate};
 use settings::{RateSettings, Settings};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,9 @@ pub const GREETING_MAX: Duration = Duration::from_secs(10);
 /// The same when more than half of the places for greetings are taken: enough for two round trips by
 /// satellite, and it makes holding the places five times as dear.
 const GREETING_MAX_IN_A_HURRY: Duration = Duration::from_secs(2);
+
+/// The one limit on work that is the caller's fault: the others are ours.
+pub const OF_ADDRESS_IN_FLIGHT: &str = "in_flight_per_address";
 
 /// A flood is told of this often; metrics count each refusal.
 const NEWS_PERIOD: Duration = Duration::from_secs(10);
@@ -42,6 +47,8 @@ pub struct Counts {
     greetings: Arc<Places>,
     requests: Arc<Places>,
     buckets: Buckets,
+    /// Whether the process has more in memory than it should.
+    is_short_of_memory: AtomicBool,
     /// When somebody was last told of a refusal.
     told: Mutex<Option<Instant>>,
 }
@@ -54,6 +61,7 @@ pub struct Shield {
     connections: Limits,
     greetings: Limits,
     requests: Limits,
+    memory: Option<Bytes>,
     rate: Option<Rate>,
 }
 
@@ -80,6 +88,7 @@ impl Counts {
             greetings: Arc::default(),
             requests: Arc::default(),
             buckets: Buckets::new(now),
+            is_short_of_memory: AtomicBool::new(false),
             told: Mutex::default(),
         }
     }
@@ -99,6 +108,7 @@ impl Shield {
         Self {
             counts,
             exempt: TrustedProxies::new(&[trusted, &settings.exempt].concat()),
+            memory: settings.memory,
             rate: settings.rate_per_address.as_ref().map(rate_of),
             connections: Limits {
                 total: settings.connections.min(by_files),
@@ -160,10 +170,32 @@ impl Shield {
         }
     }
 
-    /// A place for a request in flight, or which limit stands in its way.
-    pub fn work(&self, caller: IpAddr) -> Result<Place, Full> {
+    /// A place for a request in flight, or the setting that stands in its way.
+    pub fn work(&self, caller: IpAddr) -> Result<Place, &'static str> {
+        if self.is_short_of_memory() {
+            return Err("memory");
+        }
         let address = self.counted_as(caller);
-        self.counts.requests.take(address, self.requests)
+        let place = self.counts.requests.take(address, self.requests);
+        place.map_err(|full| match full {
+            Full::Total => "in_flight",
+            Full::Address => OF_ADDRESS_IN_FLIGHT,
+        })
+    }
+
+    pub fn is_short_of_memory(&self) -> bool {
+        self.counts.is_short_of_memory.load(Relaxed)
+    }
+
+    /// Whether anybody must look at the memory of the process.
+    pub fn bounds_memory(&self) -> bool {
+        self.memory.is_some()
+    }
+
+    /// So many bytes are in memory now.
+    pub fn remember(&self, resident: u64) {
+        let is_short = self.memory.is_some_and(|max| resident > max.0);
+        self.counts.is_short_of_memory.store(is_short, Relaxed);
     }
 
     /// Whether a refusal is worth a line in the log: not when there was one a moment ago.
@@ -360,6 +392,25 @@ mod tests {
             let now = Instant::now();
             let asked = (0..9).filter(|_| shield.ask(ip(caller), now).is_ok());
             assert_eq!(asked.count(), passed, "{caller}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_on_while_memory_is_short() {
+        let settings = |memory| Settings {
+            memory,
+            ..Settings::default()
+        };
+        for (max, resident, refused) in [
+            (None, u64::MAX, None),
+            (Some(100), 100, None),
+            (Some(100), 101, Some("memory")),
+        ] {
+            let shield = shield(&settings(max.map(Bytes)));
+            shield.remember(resident);
+            assert_eq!(shield.work(ip("192.0.2.1")).err(), refused, "{max:?}");
+            shield.remember(0);
+            assert!(shield.work(ip("192.0.2.1")).is_ok(), "it is given back");
         }
     }
 

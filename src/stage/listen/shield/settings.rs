@@ -1,6 +1,6 @@
 //! The shield as it is written.
 
-use crate::base::units::Period;
+use crate::base::units::{Bytes, Period};
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,10 @@ pub struct Settings {
     pub in_flight: u32,
     /// Of these, from one address; beyond it the answer is 429. Default `1024`.
     pub in_flight_per_address: u32,
+    /// While the process has more than this in memory, nothing is forwarded: 503 with `Retry-After`. For
+    /// containers, whose limit kills: write some four fifths of it. Memory must fall below it again when
+    /// requests end, or all are refused for ever. Absent: no bound but those above.
+    pub memory: Option<Bytes>,
     /// How fast one address may ask; beyond it the answer is 429 with `Retry-After`. The caller counts, not
     /// the trusted proxy before it. Absent: as fast as it likes, since behind one address may be an office
     /// or a server that asks for thousands.
@@ -66,6 +70,7 @@ impl Default for Settings {
             greetings_per_address: 512,
             in_flight: 8000,
             in_flight_per_address: 1024,
+            memory: None,
             rate_per_address: None,
             exempt: Vec::new(),
         }
