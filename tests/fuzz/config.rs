@@ -3,6 +3,8 @@
 use crate::fuzz;
 use crate::mutate::mutated;
 use onemind_gateway::config::{self, Loaded};
+use onemind_gateway::observe::metrics::Metrics;
+use onemind_gateway::snapshot::{Snapshot, State};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 
@@ -164,6 +166,25 @@ fn what_is_read_can_be_dumped_and_says_the_same() {
             again.render(),
             dumped
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_read_can_be_served() {
+    // Endpoints are made with their resolvers, which belong to a runtime.
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().unwrap();
+    let _inside = runtime.enter();
+    fuzz("snapshot", 1_000, &mutated(seeds(), WORDS), |bytes| {
+        let text = String::from_utf8_lossy(&bytes);
+        let Some(config) = parse(&text).config else {
+            return Ok(());
+        };
+        let state = State::new(Metrics::new("test"), 1024).unwrap();
+        if let Err(faults) = Snapshot::build(config, &state, 1) {
+            prop_assert!(false, "{faults:?}");
+        }
         Ok(())
     });
 }
