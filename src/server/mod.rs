@@ -2,6 +2,7 @@
 
 mod drain;
 mod listeners;
+mod memory;
 mod pools;
 pub mod process;
 mod reload;
@@ -96,7 +97,7 @@ impl Server {
         }
         let as_faults =
             |faults: Vec<Fault>| StartError::Config(config::render(&loaded.source, &faults));
-        let state = State::new(Arc::clone(&metrics));
+        let state = State::new(Arc::clone(&metrics), process::raise_open_files());
         let state = Arc::new(state.map_err(|error| StartError::System(error.to_owned()))?);
         let snapshot = Snapshot::build(config, &state, 1).map_err(as_faults)?;
 
@@ -120,6 +121,7 @@ impl Server {
         let server = Self::assemble((path, environment), watching, state, snapshot)?;
         server.put_in_force(prepared);
         tokio::spawn(Arc::clone(&server.pools.prober).run());
+        tokio::spawn(Arc::clone(&server).watch_memory());
         if let Some(admin) = admin {
             let view: Arc<dyn admin::AdminView> = Arc::clone(&server) as _;
             tokio::spawn(Arc::clone(&server).watch_expiries());
@@ -198,6 +200,17 @@ impl Server {
     fn put_in_force(&self, prepared: listeners::Prepared) {
         let snapshot = self.gateway.current.load_full();
         self.pools.apply(&snapshot);
+        let (wanted, max) = (
+            snapshot.config.server.shield.connections,
+            snapshot.shield.connections().max,
+        );
+        if max < wanted {
+            tracing::warn!(
+                wanted,
+                max,
+                "fewer connections than configured: the limit on open files is too low"
+            );
+        }
         let mut listeners = self
             .listeners
             .lock()

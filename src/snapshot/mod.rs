@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
 use crate::stage::listen::forwarded::TrustedProxies;
 use crate::stage::listen::settings::{HeadSettings, HstsSettings, Settings as ListenerSettings};
+use crate::stage::listen::shield::Shield;
 use crate::stage::route::table::Table;
 use crate::wire::head::HeadLimits;
 use http::HeaderValue;
@@ -36,6 +37,7 @@ pub struct Snapshot {
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
     pub listeners: HashMap<String, Arc<ListenerRules>>,
     pub trusted: TrustedProxies,
+    pub shield: Arc<Shield>,
 }
 
 /// What a listener adds to every request that comes through it.
@@ -68,8 +70,15 @@ impl Snapshot {
         let Some(routes) = routes.filter(|_| !faults.has_errors()) else {
             return Err(faults.0);
         };
+        let shield = Shield::new(
+            &config.server.shield,
+            &config.server.trusted_proxies,
+            state.open_files_max,
+            Arc::clone(&state.shield),
+        );
         let snapshot = Self {
             revision,
+            shield: Arc::new(shield),
             routes,
             upstreams,
             listeners: listeners.collect(),
