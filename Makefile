@@ -4,13 +4,14 @@
 #   make run    the gateway with conf/gateway.yaml (CONFIG=… for another)
 #   make check  format, lints, licences, unused dependencies
 #   make bench  beside nginx, HAProxy and a bare Pingora, on this machine
+#   make soak-upgrade  twenty upgrades under load: requests, WebSockets and streams
 #   make image  the container image
 
 CARGO  ?= cargo
 CONFIG ?= conf/gateway.yaml
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench image build-needs bench-needs check-needs
+.PHONY: demo run test check bench soak-upgrade image build-needs bench-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -28,6 +29,9 @@ check: build-needs check-needs
 bench: build-needs bench-needs
 	$(CARGO) build --locked --release --bin onemind
 	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench compare -- $(ARGS)
+
+soak-upgrade: build-needs
+	$(CARGO) test --locked --release --test it -- --ignored --exact --nocapture upgrade::soak::twenty_upgrades_under_load
 
 image:
 	docker build -t onemind-gateway .

@@ -50,6 +50,7 @@ impl AdminView for Server {
             })
             .collect();
         json!({
+            "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "revision": snapshot.revision,
             "config": {
@@ -57,6 +58,7 @@ impl AdminView for Server {
                 "ok": report.faults.is_empty(),
                 "faults": report.faults,
             },
+            "upgrade": self.upgrades.status(),
             "draining": self.draining.load(Relaxed),
             "connections": self.live.count(),
             "listeners": snapshot.config.listeners.iter().map(|(name, listener)| {
@@ -71,10 +73,23 @@ impl AdminView for Server {
         self.try_reload().await
     }
 
+    async fn upgrade(&self) -> Result<u32, String> {
+        Self::upgrade(self).await
+    }
+
     fn refresh_metrics(&self) {
+        let older = self.upgrades.elders.pids().len();
+        self.state.metrics.older_processes(older);
         for upstream in self.gateway.current.load().upstreams.values() {
             upstream.refresh_metrics();
         }
+    }
+}
+
+impl Server {
+    /// What `/readyz` says.
+    pub(super) fn is_ready(&self) -> bool {
+        self.readiness().iter().all(|part| part.ready)
     }
 }
 

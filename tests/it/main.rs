@@ -27,5 +27,6 @@ mod observe;
 mod reload;
 mod route;
 mod shutdown;
+mod upgrade;
 mod upstream;
 mod websocket;

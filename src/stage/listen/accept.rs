@@ -45,6 +45,11 @@ pub struct Listener {
 
 /// What a listener does beside accepting, decided by others.
 pub trait Greeter: Send + Sync + 'static {
+    /// Held by a connection from its first moment to its last.
+    type Place: Send + 'static;
+
+    fn place(&self) -> Self::Place;
+
     /// Whether this peer may speak for others by the PROXY protocol.
     fn trusts(&self, peer: &SocketAddr) -> bool;
 
@@ -130,7 +135,8 @@ impl Listener {
             match accepted {
                 Ok((tcp, peer)) => {
                     let (listener, greeter) = (Arc::clone(&self), Arc::clone(&greeter));
-                    tokio::spawn(listener.welcome(tcp, peer, greeter));
+                    let place = greeter.place();
+                    tokio::spawn(listener.welcome((tcp, peer), greeter, place));
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -144,9 +150,9 @@ impl Listener {
 
     async fn welcome<G: Greeter>(
         self: Arc<Self>,
-        tcp: TcpStream,
-        peer: SocketAddr,
+        (tcp, peer): (TcpStream, SocketAddr),
         greeter: Arc<G>,
+        _place: G::Place,
     ) {
         let _open = self.metrics.accepted();
         // Boxed: a handshake needs 7 KiB that the connection must not hold for the rest of its life.
