@@ -200,7 +200,7 @@ impl Server {
         let connections = self.live.count();
         tracing::info!(connections, ?why, ?delay, ?deadline, "draining");
         // From now on each answer is the last on its connection.
-        self.closing.send_replace(true);
+        self.switches.soon.send_replace(true);
         match why {
             Why::Told => {
                 self.systemd.stopping(connections, deadline);
@@ -218,13 +218,13 @@ impl Server {
                 }
             }
         }
-        self.idle_closing.send_replace(true);
+        self.switches.idle.send_replace(true);
         self.live.wait_idle().await;
     }
 
     /// WebSockets are told to come back elsewhere, readers of events too.
     async fn say_goodbye(&self) {
-        self.cut.send_replace(true);
+        self.switches.cut.send_replace(true);
         // Whoever does not answer in time is cut.
         let _ = timeout(FAREWELL_MAX, self.live.wait_idle()).await;
     }

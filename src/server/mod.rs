@@ -19,14 +19,13 @@ use crate::admin;
 use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::{self, Loaded};
 use crate::gateway::Gateway;
-use crate::gateway::connection::Closing;
 use crate::gateway::finish::Reporter;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::{Metrics, NO_ROUTE};
 use crate::snapshot::{Snapshot, State};
 use crate::stage::upstream::connector::Connector;
 use arc_swap::ArcSwap;
-use drain::Live;
+use drain::{Live, Switches};
 use leave::Signals;
 use listeners::{Listeners, Worker};
 use pools::Pools;
@@ -60,9 +59,7 @@ pub struct Server {
     live: Arc<Live>,
     /// Loops that accept.
     accepting: Arc<Live>,
-    closing: watch::Sender<bool>,
-    idle_closing: watch::Sender<bool>,
-    cut: watch::Sender<bool>,
+    switches: Switches,
     /// True when nothing is left to show to operators.
     stopped: watch::Sender<bool>,
     draining: AtomicBool,
@@ -241,21 +238,14 @@ impl Server {
         let admin_address = snapshot.config.admin.address;
         let gateway = gateway(snapshot, &state.metrics)?;
         let workers = Workers::start(threads.get())?;
-        let closing = watch::Sender::new(false);
-        let idle_closing = watch::Sender::new(false);
-        let cut = watch::Sender::new(false);
+        let switches = Switches::default();
         let live = Arc::new(Live::default());
         let accepting = Arc::new(Live::default());
-        let closings = Closing {
-            soon: closing.subscribe(),
-            idle: idle_closing.subscribe(),
-            cut: cut.subscribe(),
-        };
         let greeters = workers.handles().iter().map(|runtime| {
             Arc::new(Worker {
                 connector: connector(runtime),
                 gateway: gateway.clone(),
-                closing: closings.clone(),
+                closing: switches.closing(),
                 live: Arc::clone(&live),
                 accepting: Arc::clone(&accepting),
             })
@@ -273,9 +263,7 @@ impl Server {
             workers,
             live,
             accepting,
-            closing,
-            idle_closing,
-            cut,
+            switches,
             stopped: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::default(),

@@ -152,7 +152,7 @@ impl Server {
     /// this process goes on. Takes up to `server.upgrade.ready_within` and some seconds more.
     pub(super) async fn upgrade(&self) -> Result<u32, String> {
         let upgrades = &self.upgrades;
-        if *self.closing.borrow() || *upgrades.handed_over.borrow() {
+        if *self.switches.soon.borrow() || *upgrades.handed_over.borrow() {
             return Err("this process is about to leave".to_owned());
         }
         let first = upgrades.trying.send_if_modified(|trying| {
@@ -168,7 +168,7 @@ impl Server {
         let _no_reload = self.reloading.lock().await;
         upgrades.note(State::UnderWay, "");
         tracing::info!("upgrade: starting the successor");
-        let mut stopping = self.closing.subscribe();
+        let mut stopping = self.switches.soon.subscribe();
         let outcome = tokio::select! {
             biased;
             outcome = self.try_successor() => outcome,
