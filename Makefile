@@ -4,13 +4,16 @@
 #   make run    the gateway with conf/gateway.yaml (CONFIG=… for another)
 #   make check  format, lints, licences, unused dependencies
 #   make bench  beside nginx, HAProxy and a bare Pingora, on this machine
+#   make fuzz   every parser of what strangers send, SECONDS=600 each
+#   make soak-upgrade  twenty upgrades under load: requests, WebSockets and streams
 #   make image  the container image
 
 CARGO  ?= cargo
 CONFIG ?= conf/gateway.yaml
+SECONDS ?= 600
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench image build-needs test-needs bench-needs check-needs
+.PHONY: demo run test check bench fuzz soak-upgrade image build-needs test-needs bench-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -28,6 +31,12 @@ check: build-needs check-needs
 bench: build-needs bench-needs
 	$(CARGO) build --locked --release --bin onemind
 	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench compare -- $(ARGS)
+
+fuzz: build-needs
+	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture $(ARGS)
+
+soak-upgrade: build-needs
+	$(CARGO) test --locked --release --test it -- --ignored --exact --nocapture upgrade::soak::twenty_upgrades_under_load
 
 image:
 	docker build -t onemind-gateway .

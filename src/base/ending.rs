@@ -49,6 +49,8 @@ endings! {
     ClientLeft, "client_left", Client;
     /// The caller was refused by a rule of the gateway: see the code.
     Refused, "refused", Client;
+    /// The gateway had as much work as it takes.
+    Overloaded, "overloaded", Gateway;
     /// No route matches.
     NoRoute, "no_route", Client;
     /// The request was malformed.

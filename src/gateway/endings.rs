@@ -19,7 +19,9 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         | RejectKind::TooManyWebSockets
         | RejectKind::LimitReached
         | RejectKind::LimitsUnavailable
+        | RejectKind::TooManyRequests
         | RejectKind::Draining => Ending::Refused,
+        RejectKind::Overloaded => Ending::Overloaded,
         RejectKind::NoHealthyEndpoint => Ending::NoHealthyEndpoint,
         RejectKind::QueueFull => Ending::QueueFull,
         RejectKind::ConnectFailed => Ending::ConnectFailed,

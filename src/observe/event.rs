@@ -71,6 +71,14 @@ pub fn store_found(store: &StoreMetrics) {
     }
 }
 
+/// Callers are being turned away, for want of what this setting of the shield bounds.
+pub fn shield_closed(listener: &str, setting: &str) {
+    warn!(
+        listener,
+        setting, "the shield turns callers away; metrics count them"
+    );
+}
+
 /// A new configuration serves since `at_unix_seconds`.
 pub fn config_reloaded(metrics: &Metrics, revision: u64, at_unix_seconds: u64) {
     metrics.reloaded(true, at_unix_seconds);
@@ -81,6 +89,18 @@ pub fn config_reloaded(metrics: &Metrics, revision: u64, at_unix_seconds: u64) {
 pub fn config_refused(metrics: &Metrics, faults: &str) {
     metrics.reloaded(false, 0);
     error!(faults, "configuration refused; the one before it stays");
+}
+
+/// Another process has taken the place of this one.
+pub fn upgrade_succeeded(metrics: &Metrics, pid: u32) {
+    metrics.upgraded(true, 1);
+    info!(pid, "upgraded: another process serves");
+}
+
+/// Another process was to take the place of this one, and did not.
+pub fn upgrade_failed(metrics: &Metrics, why: &str) {
+    metrics.upgraded(false, 1);
+    error!(why, "upgrade failed; this process goes on");
 }
 
 /// A certificate was loaded, or looked at again; times are in seconds since 1970.

@@ -3,6 +3,7 @@
 use super::StartError;
 use crate::observe::logging;
 use crate::observe::metrics::Metrics;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
@@ -27,4 +28,26 @@ pub fn control_runtime() -> io::Result<Runtime> {
         .thread_name("control")
         .enable_all()
         .build()
+}
+
+/// Asks for as many descriptors as the system allows, since each connection needs one or two, and says
+/// how many there are.
+pub fn raise_open_files() -> u64 {
+    let Rlimit {
+        current: soft,
+        maximum: hard,
+    } = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: hard,
+        maximum: hard,
+    };
+    let allowed = match setrlimit(Resource::Nofile, all) {
+        Ok(()) => hard,
+        Err(error) => {
+            tracing::warn!(%error, ?soft, ?hard, "cannot raise the limit on open files");
+            soft
+        }
+    };
+    // None: without a limit.
+    allowed.unwrap_or(u64::MAX)
 }

@@ -6,6 +6,7 @@ use crate::base::client::Client;
 use crate::snapshot::Upstream;
 use crate::stage::limit::counters::Now;
 use crate::stage::limit::rule::Subject;
+use crate::stage::listen::shield::{Shield, Usage};
 use crate::stage::upstream::endpoint::Endpoint;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -62,6 +63,7 @@ impl AdminView for Server {
             })
             .collect();
         json!({
+            "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "revision": snapshot.revision,
             "config": {
@@ -69,8 +71,10 @@ impl AdminView for Server {
                 "ok": report.faults.is_empty(),
                 "faults": report.faults,
             },
+            "upgrade": self.upgrades.status(),
             "draining": self.draining.load(Relaxed),
             "connections": self.live.count(),
+            "shield": shield(&snapshot.shield),
             "listeners": snapshot.config.listeners.iter().map(|(name, listener)| {
                 (name.clone(), json!({ "address": listener.address, "tls": listener.tls.is_some() }))
             }).collect::<Map<_, _>>(),
@@ -114,7 +118,13 @@ impl AdminView for Server {
         Ok(rules.into_iter().map(|rule| rule.name.clone()).collect())
     }
 
+    async fn upgrade(&self) -> Result<u32, String> {
+        Self::upgrade(self).await
+    }
+
     fn refresh_metrics(&self) {
+        let older = self.upgrades.elders.pids().len();
+        self.state.metrics.older_processes(older);
         let snapshot = self.gateway.current.load();
         for upstream in snapshot.upstreams.values() {
             upstream.refresh_metrics();
@@ -142,12 +152,29 @@ fn subject(caller: &Caller) -> Subject<'_> {
     }
 }
 
+impl Server {
+    /// What `/readyz` says.
+    pub(super) fn is_ready(&self) -> bool {
+        self.readiness().iter().all(|part| part.ready)
+    }
+}
+
 fn part(name: &str, ready: bool, why: &str) -> Part {
     Part {
         name: name.to_owned(),
         ready,
         why: if ready { String::new() } else { why.to_owned() },
     }
+}
+
+fn shield(shield: &Shield) -> Value {
+    let usage = |usage: Usage| json!({ "taken": usage.taken, "max": usage.max, "addresses": usage.addresses });
+    json!({
+        "connections": usage(shield.connections()),
+        "greetings": usage(shield.greetings()),
+        "in_flight": usage(shield.in_flight()),
+        "short_of_memory": shield.is_short_of_memory(),
+    })
 }
 
 fn pool(upstream: &Upstream) -> Value {

@@ -22,6 +22,7 @@ use crate::observe::metrics::{ListenerMetrics, Metrics};
 use crate::stage::limit::limits::Limits;
 use crate::stage::listen::forwarded::TrustedProxies;
 use crate::stage::listen::settings::{HeadSettings, HstsSettings, Settings as ListenerSettings};
+use crate::stage::listen::shield::Shield;
 use crate::stage::route::table::Table;
 use crate::wire::head::HeadLimits;
 use http::HeaderValue;
@@ -40,6 +41,7 @@ pub struct Snapshot {
     pub limits: Limits,
     pub listeners: HashMap<String, Arc<ListenerRules>>,
     pub trusted: TrustedProxies,
+    pub shield: Arc<Shield>,
 }
 
 /// What a listener adds to every request that comes through it.
@@ -73,8 +75,15 @@ impl Snapshot {
         let (Some(routes), Some(rules), false) = (routes, rules, faults.has_errors()) else {
             return Err(faults.0);
         };
+        let shield = Shield::new(
+            &config.server.shield,
+            &config.server.trusted_proxies,
+            state.open_files_max,
+            Arc::clone(&state.shield),
+        );
         let snapshot = Self {
             revision,
+            shield: Arc::new(shield),
             routes,
             upstreams,
             limits: rules.all(),

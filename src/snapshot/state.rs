@@ -3,16 +3,22 @@
 use super::{TunnelCounts, Upstream};
 use crate::observe::metrics::Metrics;
 use crate::stage::limit::counters::Counters;
+use crate::stage::listen::shield::Counts;
 use crate::stage::upstream::endpoint::Registry;
 use crate::store::redis;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 /// Lives as long as the process.
 pub struct State {
     pub metrics: Arc<Metrics>,
     /// Health, ejection and counters of every endpoint.
     pub endpoints: Registry,
+    /// Connections and requests by address.
+    pub shield: Arc<Counts>,
+    /// How many descriptors the process may have.
+    pub open_files_max: u64,
     tunnels: Mutex<HashMap<String, Arc<TunnelCounts>>>,
     upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
     /// What limits have counted, by the Redis in which they count. As a rule there is one.
@@ -24,19 +30,32 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(metrics: Arc<Metrics>) -> Result<Self, &'static str> {
-        let mut made_up_secret = [0; 32];
-        aws_lc_rs::rand::fill(&mut made_up_secret)
-            .map_err(|_| "the system has no random numbers")?;
+    /// `secret` is the one of the process before this one, whose sticky cookies stay good.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        secret: Option<[u8; 32]>,
+        open_files_max: u64,
+    ) -> Result<Self, &'static str> {
+        let made_up_secret = match secret {
+            Some(secret) => secret,
+            None => make_up()?,
+        };
         Ok(Self {
             metrics,
             endpoints: Registry::default(),
+            shield: Arc::new(Counts::new(Instant::now())),
+            open_files_max,
             tunnels: Mutex::default(),
             upstreams: Mutex::default(),
             counters: Mutex::default(),
             instance: format!("{:016x}", fastrand::u64(..)),
             made_up_secret,
         })
+    }
+
+    /// For the process that follows this one, and for nobody else.
+    pub fn made_up_secret(&self) -> &[u8; 32] {
+        &self.made_up_secret
     }
 
     /// The open WebSockets of a route, under its name.
@@ -79,4 +98,10 @@ impl State {
             .map(|upstream| (upstream.pool.name.clone(), Arc::clone(upstream)))
             .collect();
     }
+}
+
+fn make_up() -> Result<[u8; 32], &'static str> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_| "the system has no random numbers")?;
+    Ok(secret)
 }

@@ -6,5 +6,6 @@ pub mod forwarded;
 pub mod proxy_protocol;
 pub mod resolver;
 pub mod settings;
+pub mod shield;
 pub mod tls;
 pub mod trace;
