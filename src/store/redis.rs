@@ -52,7 +52,7 @@ const WAITING_CALLS_MAX: usize = 4096;
 /// What `url` says where there is no Redis.
 const NO_REDIS: &str = "memory";
 
-/// Redis, where what instances share is kept.
+/// Redis (6 or newer) or Valkey, where what instances share is kept.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {

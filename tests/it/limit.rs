@@ -168,6 +168,32 @@ limits:
 }
 
 #[tokio::test]
+async fn one_gateway_grants_exactly_the_limit_from_memory() {
+    let app = Upstream::named("app").await;
+    let limits = "
+limits:
+  rules:
+    user: { by: user, requests: 30, per: day }
+    bucket: { by: user, requests: 40, per: day, algorithm: gcra }
+    slots: { by: user, in_flight: 64 }
+";
+    let gateways = [start(limits, "memory", &app).await];
+    let counts = crowd(&gateways, 12 * 45, |turn| turn % 12).await;
+    for user in 0..12 {
+        assert_eq!(
+            counts.get(&(user, 200)),
+            Some(&30),
+            "user {user}: {counts:?}"
+        );
+        assert_eq!(
+            counts.get(&(user, 429)),
+            Some(&15),
+            "user {user}: {counts:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_thousand_notice_nothing_of_ten_who_hammer() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
     let limits = "limits: { rules: { user: { by: user, requests: 30, per: day } } }";
