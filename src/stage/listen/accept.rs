@@ -3,10 +3,11 @@
 use super::conn::{Connection, ConnectionFacts};
 use super::proxy_protocol;
 use super::settings::Settings;
+use super::shown;
 use super::tls::TlsSlot;
 use crate::observe::metrics::ListenerMetrics;
 use pingora::listeners::tls::Acceptor;
-use pingora::protocols::Stream;
+use pingora::protocols::{Ssl, Stream};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -170,7 +171,9 @@ impl Listener {
             listener: Arc::clone(&self.name),
             peer,
             tls: self.tls.is_some(),
+            certificate: Arc::default(),
         };
+        let certificate = Arc::clone(&facts.certificate);
         let mut ahead = Vec::new();
         if self.proxy_protocol {
             if !greeter.trusts(&peer) {
@@ -196,7 +199,13 @@ impl Listener {
         self.metrics
             .handshake(if shaken.is_ok() { "ok" } else { "failed" });
         match shaken {
-            Ok(stream) => Ok(Box::new(stream)),
+            Ok(stream) => {
+                let shown = stream.get_ssl().and_then(|tls| tls.peer_certificate_der());
+                if let Some(shown) = shown.and_then(shown::read) {
+                    certificate.get_or_init(|| Arc::new(shown));
+                }
+                Ok(Box::new(stream))
+            }
             Err(error) => {
                 tracing::debug!(listener = %self.name, %peer, %error, "no TLS handshake");
                 Err("tls_handshake_failed")

@@ -1,5 +1,6 @@
 //! One caller's connection: a socket that gathers small writes, and the facts a request asks about.
 
+use crate::base::client::ShownCertificate;
 use async_trait::async_trait;
 use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr as AnySocketAddr;
@@ -11,7 +12,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -32,6 +33,8 @@ pub struct ConnectionFacts {
     pub peer: SocketAddr,
     /// Whether TLS ends here.
     pub tls: bool,
+    /// Filled by the handshake when the caller shows a certificate.
+    pub certificate: Arc<OnceLock<Arc<ShownCertificate>>>,
 }
 
 /// A connection as Pingora takes it: any byte stream that can tell where it comes from.

@@ -6,5 +6,6 @@ pub mod forwarded;
 pub mod proxy_protocol;
 pub mod resolver;
 pub mod settings;
+mod shown;
 pub mod tls;
 pub mod trace;
