@@ -8,6 +8,14 @@ pub enum RejectKind {
     BadRequest,
     NoRoute,
     MethodNotAllowed,
+    /// No credential, where one is needed.
+    UnknownCaller,
+    InvalidCredential,
+    ExpiredCredential,
+    CertificateRequired,
+    /// Who is calling is known, and may not.
+    NotAllowed,
+    IdentityUnavailable,
     OriginNotAllowed,
     UpgradeNotAllowed,
     BodyTooLarge,
@@ -37,6 +45,12 @@ impl RejectKind {
                 "method_not_allowed",
                 "this path does not take this method",
             ),
+            Self::UnknownCaller
+            | Self::InvalidCredential
+            | Self::ExpiredCredential
+            | Self::CertificateRequired
+            | Self::NotAllowed
+            | Self::IdentityUnavailable => self.describe_identity(),
             Self::OriginNotAllowed => (
                 403,
                 "origin_not_allowed",
@@ -85,6 +99,45 @@ impl RejectKind {
                 "the request body did not arrive in time",
             ),
             Self::Internal => (500, "internal", "the gateway failed; quote the request id"),
+        }
+    }
+
+    fn describe_identity(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Self::InvalidCredential => (
+                401,
+                "invalid_credential",
+                "the credential is not valid here",
+            ),
+            Self::ExpiredCredential => (
+                401,
+                "expired_credential",
+                "the credential has expired; get a new one",
+            ),
+            Self::CertificateRequired => (
+                403,
+                "certificate_required",
+                "this route is for holders of a client certificate",
+            ),
+            Self::NotAllowed => (403, "not_allowed", "this route is not for this caller"),
+            Self::IdentityUnavailable => (
+                503,
+                "identity_unavailable",
+                "the credential cannot be checked now; try again later",
+            ),
+            _ => (401, "unknown_caller", "present a valid credential"),
+        }
+    }
+
+    /// What `WWW-Authenticate` says, which every 401 must carry (RFC 9110 11.6.1, RFC 6750 3).
+    pub fn challenge(self) -> Option<&'static str> {
+        match self {
+            Self::UnknownCaller => Some("Bearer realm=\"onemind\""),
+            Self::InvalidCredential => Some("Bearer realm=\"onemind\", error=\"invalid_token\""),
+            Self::ExpiredCredential => Some(
+                "Bearer realm=\"onemind\", error=\"invalid_token\", error_description=\"expired\"",
+            ),
+            _ => None,
         }
     }
 

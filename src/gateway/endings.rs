@@ -23,11 +23,17 @@ pub fn of_reject(kind: RejectKind) -> Ending {
     match kind {
         RejectKind::BadRequest | RejectKind::HeadTooLarge => Ending::BadRequest,
         RejectKind::NoRoute | RejectKind::MethodNotAllowed => Ending::NoRoute,
-        RejectKind::OriginNotAllowed
+        RejectKind::UnknownCaller
+        | RejectKind::InvalidCredential
+        | RejectKind::ExpiredCredential
+        | RejectKind::CertificateRequired
+        | RejectKind::NotAllowed
+        | RejectKind::OriginNotAllowed
         | RejectKind::UpgradeNotAllowed
         | RejectKind::BodyTooLarge
         | RejectKind::TooManyWebSockets
         | RejectKind::Draining => Ending::Refused,
+        RejectKind::IdentityUnavailable => Ending::IdentityUnavailable,
         RejectKind::NoHealthyEndpoint => Ending::NoHealthyEndpoint,
         RejectKind::QueueFull => Ending::QueueFull,
         RejectKind::ConnectFailed => Ending::ConnectFailed,

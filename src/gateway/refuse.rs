@@ -85,6 +85,9 @@ fn headers_of(reject: &Reject, body: &str) -> Vec<(&'static str, String)> {
     if let Some(wait) = reject.retry_after {
         headers.push(("Retry-After", whole_seconds(wait).to_string()));
     }
+    if let Some(challenge) = reject.kind.challenge() {
+        headers.push(("WWW-Authenticate", challenge.to_owned()));
+    }
     if let Some(allow) = &reject.allow {
         headers.push(("Allow", allow.clone()));
     }

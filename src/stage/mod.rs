@@ -2,4 +2,5 @@
 
 pub mod listen;
 pub mod route;
+pub mod identity;
 pub mod upstream;

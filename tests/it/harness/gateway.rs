@@ -28,6 +28,7 @@ const ENDINGS: &[&str] = &[
     "cut_by_drain",
     "client_left",
     "refused",
+    "identity_unavailable",
     "no_route",
     "bad_request",
     "client_timed_out",
