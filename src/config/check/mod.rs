@@ -1,5 +1,6 @@
 //! What a document may say only as a whole: names that must exist, values that must agree.
 
+mod identity;
 mod listeners;
 mod pools;
 mod routes;
@@ -35,6 +36,7 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
     server(&config.server, &mut report);
     listeners::check(&mut report);
     pools::check(&mut report);
+    identity::check(&mut report);
     routes::check(&mut report);
     stages::check(&mut report);
     report.found

@@ -128,7 +128,11 @@ impl Jwks {
         Self {
             source,
             keys: ArcSwap::default(),
-            course: Mutex::default(),
+            // The first fetch is made at once, whether anybody asks or not.
+            course: Mutex::new(Course {
+                busy: true,
+                ..Course::default()
+            }),
             asked: Notify::new(),
             rounds: watch::Sender::new(0),
             waiting: Arc::default(),
@@ -293,13 +297,14 @@ mod tests {
         let status = jwks.status(later);
         assert_eq!(status.age, Some(Duration::from_secs(7)));
         assert!(status.error.is_some());
-        jwks.settle(answer(SET, None), later);
+        assert!(jwks.settle(answer(SET, None), later).0.is_ok());
         assert_eq!(jwks.status(later).error, None);
     }
 
     #[test]
     fn requests_share_a_fetch_and_lead_to_few() {
         let (jwks, start) = (jwks(), Instant::now());
+        assert!(jwks.settle(Err("down".to_owned()), start).0.is_err());
         let mut fetches = 0;
         for second in 0..100 {
             for _ in 0..20 {
@@ -311,7 +316,7 @@ mod tests {
             }
             if jwks.course().busy {
                 fetches += 1;
-                jwks.settle(Err("down".to_owned()), start);
+                assert!(jwks.settle(Err("down".to_owned()), start).0.is_err());
             }
         }
         // A burst, and one each ten seconds.

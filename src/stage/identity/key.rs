@@ -12,6 +12,9 @@ use serde_json::{Map, Value};
 /// A set with more keys than this is not the key set of one issuer.
 pub const KEYS_MAX: usize = 64;
 
+/// Of a modulus: 2048 to 8192 bits (RFC 7518 3.3), and perhaps a zero before them.
+const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1025;
+
 /// The algorithms taken (RFC 7518 3.1, RFC 8037 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
@@ -98,6 +101,9 @@ impl Key {
         let (algorithm, key) = match (text("kty")?, text("crv")) {
             ("RSA", _) => {
                 let (n, e) = (bytes("n")?, bytes("e")?);
+                if !RSA_BYTES.contains(&n.len()) {
+                    return None;
+                }
                 let key = RsaPublicKeyComponents { n, e };
                 let key = key.to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256);
                 (Algorithm::Rs256, key.ok()?)

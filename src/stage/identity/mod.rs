@@ -2,6 +2,7 @@
 
 pub mod anonymous;
 pub mod api_key;
+pub mod build;
 pub mod chain;
 pub mod claims;
 pub mod client_certificate;

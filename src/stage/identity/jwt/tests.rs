@@ -1,7 +1,7 @@
 use super::*;
 use crate::base::client::Client;
 use crate::base::secret::Secret;
-use crate::base::units::{OneOrMany, Period};
+use crate::base::units::OneOrMany;
 use crate::stage::identity::jwks::{Fetch, Fetched, Source};
 use crate::stage::identity::key;
 use aws_lc_rs::rand::SystemRandom;
@@ -225,8 +225,7 @@ fn a_token_that_can_be_read_in_two_ways_is_refused() {
         (r#"{"alg":["HS256"]}"#, &claims),
         (r#"{"alg":"HS256","kid":7}"#, &claims),
         (r#"{"alg":"HS256","crit":["exp"],"exp":1}"#, &claims),
-        (r"{}", &claims),
-        ("[]", &claims),
+        (r#"{"kid":"a"}"#, &claims),
         (hs256, "[]"),
         (hs256, ""),
         (hs256, "\u{feff}{}"),
@@ -266,13 +265,7 @@ fn only_the_algorithm_of_a_key_verifies() {
     for secret in [public.as_bytes().to_vec(), URL_SAFE_NO_PAD.decode(public).unwrap()] {
         let forger = Signer::Hs256(secret);
         for id in ["r", "e", "unheard-of"] {
-            let expected = if id == "unheard-of" {
-                // The key without a name might be it, but is of another algorithm.
-                Reason::Algorithm
-            } else {
-                Reason::Algorithm
-            };
-            assert_eq!(why(&jwt, &forger.named(id)), Some(expected));
+            assert_eq!(why(&jwt, &forger.named(id)), Some(Reason::Algorithm));
         }
     }
     for (header, expected) in [
@@ -281,7 +274,7 @@ fn only_the_algorithm_of_a_key_verifies() {
         (r#"{"alg":""}"#, Reason::Algorithm),
         (r#"{"alg":"rs256"}"#, Reason::Algorithm),
         (r#"{"alg":"RS512"}"#, Reason::Algorithm),
-        (r#"{"alg":"ES256","kid":"r"}"#, Reason::Signature),
+        (r#"{"alg":"ES256","kid":"r"}"#, Reason::Algorithm),
         (r#"{"alg":"RS256","kid":"e"}"#, Reason::Algorithm),
         (r#"{"alg":"RS256","jwk":{"kty":"oct"},"jku":"https://evil.test"}"#, Reason::Signature),
     ] {
