@@ -198,7 +198,10 @@ impl fmt::Display for Moment {
         }
         let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
         let day = days + 1;
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! Arrive, then be admitted: the order of these functions is the policy.
 
 use super::context::{Admission, Arrival, RequestContext, Sticky};
-use super::{answer, dispatch};
+use super::{answer, dispatch, identify};
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
 use crate::stage::listen::conn::facts_of;
@@ -94,17 +94,21 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
     let parts: &Parts = session.req_header();
     let host = Host::of(parts)?;
     let name = listener(ctx).map_or("", |listener| listener.name.as_str());
+    if let Some(route) = identify::preflight(parts, &snapshot, name, &host) {
+        return identify::answer_preflight(parts, ctx, route);
+    }
     let found = snapshot.routes.find(parts, name, &host)?;
     let route = Arc::clone(found.route);
-    let query = parts.uri.query();
+    let stripped = identify::without_credential(parts, &route);
+    let query = match &stripped {
+        Some(target) => target.split_once('?').map(|(_, query)| query),
+        None => parts.uri.query(),
+    };
+    let keeps = route.rewrite.keeps(&found) && !is_absolute && stripped.is_none();
     let target = match &route.action {
-        Action::Forward(_) if route.rewrite.keeps(&found) && !is_absolute => None,
+        Action::Forward(_) if keeps => None,
         Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
-        Action::Redirect { status, to } => {
-            let location = to.apply(&found, query)?;
-            ctx.admission = Some(Admission::of(Arc::clone(&route)));
-            return answer::redirect(*status, &location);
-        }
+        Action::Redirect { to, .. } => Some(to.apply(&found, query)?),
         Action::Respond { .. } => None,
     };
     drop(found);
@@ -112,9 +116,12 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
         target,
         ..Admission::of(Arc::clone(&route))
     });
+    identify::run(parts, ctx).await?;
     limit_body(parts, &route)?;
-    let Action::Forward(upstream) = &route.action else {
-        return answer::fixed(&route.action);
+    let upstream = match &route.action {
+        Action::Forward(upstream) => upstream,
+        Action::Redirect { status, .. } => return redirect(*status, ctx),
+        Action::Respond { .. } => return answer::fixed(&route.action),
     };
     let tunnel = open_tunnel(parts, ctx, &route)?;
     let hash_key = hash_key(parts, ctx, upstream);
@@ -129,6 +136,12 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
     limit_caller(session, ctx);
     dispatch::reserve(ctx).await?;
     Ok(Next::Forward)
+}
+
+/// The target of a redirect is where it leads.
+fn redirect(status: u16, ctx: &RequestContext) -> Result<Next, Reject> {
+    let target = ctx.admission.as_ref().and_then(|one| one.target.as_deref());
+    answer::redirect(status, target.ok_or(RejectKind::Internal)?)
 }
 
 /// `GET http://host/path`, which only proxies are asked: an endpoint gets the path (RFC 9112 section 3.2.1).
@@ -197,12 +210,7 @@ fn open_tunnel(
     if !origin_is_allowed(&parts.headers, &settings.origins.0) {
         return Err(refuse(RejectKind::OriginNotAllowed, "origin"));
     }
-    let user = ctx
-        .arrival
-        .as_ref()
-        .ok_or(RejectKind::Internal)?
-        .client
-        .subscriber();
+    let user = identify::counted(ctx).ok_or(RejectKind::Internal)?;
     let tunnel = route.tunnels.open(user, settings, &route.metrics);
     tunnel
         .map(Some)
@@ -249,6 +257,9 @@ fn hash_key(parts: &Parts, ctx: &RequestContext, upstream: &Upstream) -> Option<
         return None;
     };
     let value: Cow<'_, [u8]> = match key {
+        HashKey::User if ctx.principal().is_some_and(|who| !who.is_anonymous()) => {
+            Cow::Borrowed(ctx.principal()?.user.as_bytes())
+        }
         HashKey::User | HashKey::Address => {
             let subscriber = ctx.arrival.as_ref()?.client.subscriber();
             Cow::Owned(subscriber.to_string().into_bytes())

@@ -51,6 +51,13 @@ pub fn redirect(status: u16, location: &str) -> Result<Next, Reject> {
     Ok(Next::Answer(Box::new(head), Bytes::new()))
 }
 
+/// 204.
+pub fn empty() -> Result<Next, Reject> {
+    let head = ResponseHeader::build(204, Some(6));
+    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
+    Ok(Next::Answer(Box::new(head), Bytes::new()))
+}
+
 pub fn fixed(action: &Action) -> Result<Next, Reject> {
     let Action::Respond {
         status,

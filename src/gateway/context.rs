@@ -3,11 +3,13 @@
 use super::finish::Reporter;
 use crate::base::client::Client;
 use crate::base::ending::Ending;
+use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
 use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
 use crate::stage::listen::forwarded::ForwardedHeaders;
 use crate::stage::listen::trace::Trace;
+use crate::stage::route::cors::Said;
 use crate::stage::upstream::endpoint::Endpoint;
 use crate::stage::upstream::pool::Lease;
 use crate::stage::upstream::retry::Failure;
@@ -65,6 +67,10 @@ pub struct Arrival {
 /// Proof that a request was routed and is within its limits.
 pub struct Admission {
     pub route: Arc<Route>,
+    /// Who is calling; none on a route that asks nobody.
+    pub principal: Option<Arc<Principal>>,
+    /// What the answer says to pages of other origins.
+    pub cors: Said,
     /// Path and query to forward when they differ from the caller's.
     pub target: Option<String>,
     /// What the pool's `hash` is taken of.
@@ -81,6 +87,8 @@ impl Admission {
     pub fn of(route: Arc<Route>) -> Self {
         Self {
             route,
+            principal: None,
+            cors: Said::new(),
             target: None,
             hash_key: None,
             large_body: false,
@@ -196,6 +204,10 @@ impl RequestContext {
         self.admission.as_ref().map(|admission| &admission.route)
     }
 
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.admission.as_ref()?.principal.as_ref()
+    }
+
     /// When the request must be over; tunnels have no such time.
     pub fn deadline(&self) -> Option<Instant> {
         let admission = self.admission.as_ref()?;
@@ -276,6 +288,9 @@ impl RequestContext {
         };
         if let Some(hsts) = &arrival.listener.hsts {
             head.insert_header("Strict-Transport-Security", hsts)?;
+        }
+        if let Some(admission) = &self.admission {
+            super::identify::decorate(head, admission)?;
         }
         if let Some(route) = self.route() {
             super::headers::change_response(head, &route.response_headers)?;

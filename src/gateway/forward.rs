@@ -1,7 +1,7 @@
 //! What leaves for the endpoint: head and body of the request. Runs again on every retry.
 
 use super::context::RequestContext;
-use super::{dispatch, headers, refuse};
+use super::{dispatch, headers, identify, refuse};
 use crate::base::reject::RejectKind;
 use crate::stage::listen::{forwarded, trace};
 use crate::stage::upstream::endpoint::Address;
@@ -46,6 +46,7 @@ pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
             head.remove_header(&claim);
         }
     }
+    identify::forward(head, ctx)?;
     for (name, value) in arrival.forwarded.clone().into_pairs() {
         head.insert_header(name, value)?;
     }

@@ -5,6 +5,7 @@
 //!  new_ctx                     birth      context.rs   the snapshot is pinned
 //!  early_request_filter        arrive     admit.rs     who calls: client, request id, trace
 //!  request_filter              admit      admit.rs     route, limits; ends in Next or Reject
+//!                              identify   identify.rs  who is calling, and whether they may
 //!                              answer     answer.rs    redirects and fixed responses
 //!                              refuse     refuse.rs    every "no", in one place
 //!  upstream_peer               dispatch   dispatch.rs  an endpoint, again for each attempt
@@ -30,6 +31,7 @@ pub mod finish;
 mod forward;
 mod headers;
 mod hooks;
+mod identify;
 mod refuse;
 mod relay;
 

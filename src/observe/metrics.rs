@@ -4,10 +4,12 @@
 //! from a caller. A series lives as long as what it describes: see [`scope`].
 
 mod handles;
+mod identity;
 mod process;
 mod scope;
 
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
+pub use identity::IdentityMetrics;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
@@ -126,6 +128,15 @@ table! {
     /// WebSockets refused.
     websocket_rejections_total: counter[route, reason];
 
+    /// Callers identified, by method.
+    identity_known_total: counter[method];
+    /// Callers refused for what they have shown, by method; `none` where no single method has refused.
+    identity_refusals_total: counter[method, reason];
+    /// Fetches of the keys of issuers.
+    jwks_fetches_total: counter[method, result];
+    /// Seconds since the keys of an issuer were last fetched.
+    jwks_age_seconds: gauge[method];
+
     /// Reloads of the configuration.
     config_reloads_total: counter[result];
     /// Whether the last reload succeeded: 1 yes, 0 no and the configuration before it serves on.
@@ -148,6 +159,7 @@ pub struct Metrics {
     pools: Living<PoolMetrics>,
     endpoints: Living<EndpointMetrics>,
     listeners: Living<ListenerMetrics>,
+    identities: Living<IdentityMetrics>,
     slots: handles::Slots,
     /// Lines of the access log that reached its file.
     pub access_log_written: IntCounter,
@@ -184,6 +196,7 @@ impl Metrics {
             pools: Living::default(),
             endpoints: Living::default(),
             listeners: Living::default(),
+            identities: Living::default(),
             slots: handles::Slots::default(),
         })
     }

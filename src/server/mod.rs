@@ -1,6 +1,7 @@
 //! Start, wire, reload, drain, stop.
 
 mod drain;
+mod identities;
 mod listeners;
 mod pools;
 pub mod process;
@@ -19,6 +20,7 @@ use crate::observe::metrics::{Metrics, NO_ROUTE};
 use crate::snapshot::{Snapshot, State};
 use arc_swap::ArcSwap;
 use drain::Live;
+use identities::Identities;
 use listeners::{Listeners, Worker};
 use pingora::apps::HttpServerOptions;
 use pingora::protocols::http::v2::server::default_h2_options;
@@ -64,6 +66,7 @@ pub struct Server {
     greeters: Vec<Arc<Worker>>,
     listeners: Mutex<Listeners>,
     pools: Pools,
+    identities: Identities,
     live: Arc<Live>,
     closing: watch::Sender<bool>,
     idle_closing: watch::Sender<bool>,
@@ -188,6 +191,7 @@ impl Server {
             greeters: greeters.collect(),
             listeners: Mutex::default(),
             pools: Pools::new(Arc::clone(&state)),
+            identities: Identities::new(Arc::clone(&state)),
             state,
             gateway,
             workers,
@@ -207,6 +211,7 @@ impl Server {
     fn put_in_force(&self, prepared: listeners::Prepared) {
         let snapshot = self.gateway.current.load_full();
         self.pools.apply(&snapshot);
+        self.identities.apply(&snapshot);
         let mut listeners = self
             .listeners
             .lock()

@@ -2,7 +2,7 @@
 
 use super::Server;
 use crate::admin::{AdminView, Part};
-use crate::snapshot::Upstream;
+use crate::snapshot::{Identities, Upstream};
 use crate::stage::upstream::endpoint::Endpoint;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -21,6 +21,11 @@ impl AdminView for Server {
                 "names",
                 self.pools.names_are_known(),
                 "names of endpoints are being looked up",
+            ),
+            part(
+                "keys",
+                self.gateway.current.load().identities.keys_were_asked_for(),
+                "keys of issuers are being fetched",
             ),
             part(
                 "health_checks",
@@ -62,6 +67,7 @@ impl AdminView for Server {
             "listeners": snapshot.config.listeners.iter().map(|(name, listener)| {
                 (name.clone(), json!({ "address": listener.address, "tls": listener.tls.is_some() }))
             }).collect::<Map<_, _>>(),
+            "identity": identity(&snapshot.identities),
             "routes": routes,
             "pools": pools,
         })
@@ -75,6 +81,7 @@ impl AdminView for Server {
         for upstream in self.gateway.current.load().upstreams.values() {
             upstream.refresh_metrics();
         }
+        self.gateway.current.load().identities.refresh_metrics();
     }
 }
 
@@ -84,6 +91,21 @@ fn part(name: &str, ready: bool, why: &str) -> Part {
         ready,
         why: if ready { String::new() } else { why.to_owned() },
     }
+}
+
+/// Of each method whose keys are fetched: how many there are, how old, and what is wrong.
+fn identity(identities: &Identities) -> Map<String, Value> {
+    let now = Instant::now();
+    let fetched = identities.jwks.iter().map(|(name, jwks)| {
+        let status = jwks.status(now);
+        let told = json!({
+            "keys": status.keys,
+            "age_s": status.age.map(|age| age.as_secs()),
+            "error": status.error,
+        });
+        (name.clone(), told)
+    });
+    fetched.collect()
 }
 
 fn pool(upstream: &Upstream) -> Value {

@@ -4,12 +4,14 @@
 //! a reload (health, counters, open WebSockets) lives in [`State`], keyed by stable names.
 
 mod explain;
+mod identities;
 mod route;
 mod state;
 mod tunnels;
 mod upstream;
 
 pub use explain::explain;
+pub use identities::Identities;
 pub use route::{Action, HeaderChanges, Route};
 pub use state::State;
 pub use tunnels::{Tunnel, TunnelCounts};
@@ -32,6 +34,7 @@ pub struct Snapshot {
     pub config: Config,
     pub routes: Table<Arc<Route>>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub identities: Identities,
     pub listeners: HashMap<String, Arc<ListenerRules>>,
     pub trusted: TrustedProxies,
 }
@@ -52,7 +55,9 @@ impl Snapshot {
     pub fn build(config: Config, state: &State, revision: u64) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let upstreams = upstream::build_all(&config, state, &mut faults);
-        let routes = route::build_all(&config, &upstreams, state, &mut faults);
+        let identities = Identities::build(&config, state, &mut faults);
+        let parts = (&upstreams, &identities);
+        let routes = route::build_all(&config, parts, state, &mut faults);
         let listeners = config.listeners.iter().map(|(name, settings)| {
             let rules = ListenerRules::new(name, settings, state);
             (name.clone(), Arc::new(rules))
@@ -64,6 +69,7 @@ impl Snapshot {
             revision,
             routes,
             upstreams,
+            identities,
             listeners: listeners.collect(),
             trusted: TrustedProxies::new(&config.server.trusted_proxies),
             config,

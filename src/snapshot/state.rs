@@ -2,8 +2,9 @@
 
 use super::{TunnelCounts, Upstream};
 use crate::observe::metrics::Metrics;
+use crate::stage::identity::jwks::Jwks;
 use crate::stage::upstream::endpoint::Registry;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lives as long as the process.
@@ -13,6 +14,7 @@ pub struct State {
     pub endpoints: Registry,
     tunnels: Mutex<HashMap<String, Arc<TunnelCounts>>>,
     upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
+    jwks: Mutex<BTreeMap<String, Arc<Jwks>>>,
     /// Signs sticky cookies of pools that name no secret.
     pub(super) made_up_secret: [u8; 32],
 }
@@ -27,6 +29,7 @@ impl State {
             endpoints: Registry::default(),
             tunnels: Mutex::default(),
             upstreams: Mutex::default(),
+            jwks: Mutex::default(),
             made_up_secret,
         })
     }
@@ -45,6 +48,18 @@ impl State {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         upstreams.get(pool).cloned()
+    }
+
+    /// The fetched keys in force of this method, to be kept if their source did not change.
+    pub(super) fn jwks(&self, method: &str) -> Option<Arc<Jwks>> {
+        let jwks = self.jwks.lock().unwrap_or_else(PoisonError::into_inner);
+        jwks.get(method).cloned()
+    }
+
+    /// The fetched keys of the snapshot that was put in force.
+    pub fn keep_jwks(&self, jwks: &BTreeMap<String, Arc<Jwks>>) {
+        let mut kept = self.jwks.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clone_from(jwks);
     }
 
     /// The pools of the snapshot that was put in force.

@@ -48,7 +48,12 @@ fn keys(at: &KeyPath, settings: &KeysSettings, report: &mut Report<'_>) {
     if let Some(pepper) = &settings.pepper {
         let what = format!("the pepper is shorter than {PEPPER_BYTES_MIN} bytes");
         let long = pepper.expose().len() >= PEPPER_BYTES_MIN;
-        report.must(long, at.key("pepper"), what, "make one: `openssl rand -hex 16`");
+        report.must(
+            long,
+            at.key("pepper"),
+            what,
+            "make one: `openssl rand -hex 16`",
+        );
     }
     let known = at.key("known");
     report.must(
@@ -62,11 +67,20 @@ fn keys(at: &KeyPath, settings: &KeysSettings, report: &mut Report<'_>) {
     for (index, key) in settings.known.iter().enumerate() {
         let at = known.key(index);
         let what = format!("the key `{}` is there already", key.name);
-        report.must(names.insert(&key.name), at.key("name"), what, "give each key a name of its own");
+        report.must(
+            names.insert(&key.name),
+            at.key("name"),
+            what,
+            "give each key a name of its own",
+        );
         self::key(&at, key, has_pepper, report);
         if let Some(other) = hashes.insert(key.hash.to_lowercase(), &key.name) {
             let what = format!("the keys `{other}` and `{}` are the same", key.name);
-            report.error(at.key("hash"), what, "make a key for each: `onemind key new`");
+            report.error(
+                at.key("hash"),
+                what,
+                "make a key for each: `onemind key new`",
+            );
         }
     }
 }
@@ -105,9 +119,15 @@ fn jwt(at: &KeyPath, settings: &JwtSettings, report: &mut Report<'_>) {
         "write one of `secret`, `jwks` and `key_file`",
     );
     if let Some(secret) = &settings.secret {
-        let what = format!("the secret is shorter than {SECRET_BYTES_MIN} bytes: it could be guessed");
+        let what =
+            format!("the secret is shorter than {SECRET_BYTES_MIN} bytes: it could be guessed");
         let long = secret.expose().len() >= SECRET_BYTES_MIN;
-        report.must(long, at.key("secret"), what, "make one: `openssl rand -hex 32`");
+        report.must(
+            long,
+            at.key("secret"),
+            what,
+            "make one: `openssl rand -hex 32`",
+        );
     }
     jwks(at, settings, report);
     if let Some(path) = &settings.key_file {
@@ -138,7 +158,12 @@ fn jwks(at: &KeyPath, settings: &JwtSettings, report: &mut Report<'_>) {
     }
     let second = Period::seconds(1);
     let what = "`jwks_refresh` is shorter than a second";
-    report.must(settings.jwks_refresh >= second, at.key("jwks_refresh"), what, "");
+    report.must(
+        settings.jwks_refresh >= second,
+        at.key("jwks_refresh"),
+        what,
+        "",
+    );
     let Some(url) = &settings.jwks else { return };
     let at = at.key("jwks");
     match fetch::parse(url) {
@@ -155,7 +180,10 @@ fn jwks(at: &KeyPath, settings: &JwtSettings, report: &mut Report<'_>) {
 /// Whether the host is this machine.
 fn is_near(host: &str) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost"
+        || address
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 fn claim(at: KeyPath, path: &str, report: &mut Report<'_>) {
@@ -183,7 +211,13 @@ fn not_for_claims(name: &str) -> Option<&'static str> {
         return Some("it always holds the user: choose its claim by `user`");
     }
     let forwarded = name.starts_with("x-forwarded-") || name == "forwarded" || name == "x-real-ip";
-    let ours = ["authorization", "cookie", "traceparent", "tracestate", "x-request-id"];
+    let ours = [
+        "authorization",
+        "cookie",
+        "traceparent",
+        "tracestate",
+        "x-request-id",
+    ];
     if forwarded || ours.contains(&name.as_str()) {
         return Some("choose one that means nothing else, such as `X-User-Email`");
     }
@@ -194,7 +228,11 @@ fn certificate(at: &KeyPath, settings: &CertificateSettings, report: &mut Report
     plan(at, settings.plan.as_ref(), report);
     roles(&at.key("roles"), &settings.roles.0, report);
     let mut listeners = report.config.listeners.values();
-    let asked = listeners.any(|one| one.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some()));
+    let asked = listeners.any(|one| {
+        one.tls
+            .as_ref()
+            .is_some_and(|tls| tls.client_auth.is_some())
+    });
     let unsure = report.absent.any_below(&KeyPath::root().key("listeners"));
     report.must(
         asked || unsure,
@@ -205,7 +243,8 @@ fn certificate(at: &KeyPath, settings: &CertificateSettings, report: &mut Report
 }
 
 fn user(at: KeyPath, user: &str, report: &mut Report<'_>) {
-    let fits = !user.is_empty() && user.len() <= USER_BYTES_MAX && !user.chars().any(char::is_control);
+    let fits =
+        !user.is_empty() && user.len() <= USER_BYTES_MAX && !user.chars().any(char::is_control);
     let what = format!("a name has 1 to {USER_BYTES_MAX} bytes and no control characters");
     report.must(fits, at, what, "");
 }
@@ -231,7 +270,11 @@ pub(super) fn chain(at: &KeyPath, route: &RouteSettings, report: &mut Report<'_>
         match known.get(name) {
             None => report.known(at, ("identity", "method"), name, known.keys()),
             Some(_) if !seen.insert(name) => {
-                report.error(at, format!("the method `{name}` is there already"), "remove it");
+                report.error(
+                    at,
+                    format!("the method `{name}` is there already"),
+                    "remove it",
+                );
             }
             Some(Settings::Anonymous(_)) if index + 1 < route.identity.0.len() => report.error(
                 at,
@@ -243,7 +286,11 @@ pub(super) fn chain(at: &KeyPath, route: &RouteSettings, report: &mut Report<'_>
     }
     if !route.allow.is_empty() && route.identity.is_empty() && report.sure(at, "identity") {
         let what = "nobody is identified on this route: `allow` would refuse everybody";
-        report.error(at.key("allow"), what, "write `identity`, the methods of this route");
+        report.error(
+            at.key("allow"),
+            what,
+            "write `identity`, the methods of this route",
+        );
     }
     let allow = at.key("allow");
     for (key, list) in [
@@ -260,7 +307,12 @@ pub(super) fn chain(at: &KeyPath, route: &RouteSettings, report: &mut Report<'_>
 
 fn cors(at: &KeyPath, cors: &crate::stage::route::cors::Settings, report: &mut Report<'_>) {
     let fix = "write `origins: https://app.example.com`";
-    report.must(!cors.origins.is_empty(), at.key("origins"), "no origin may call", fix);
+    report.must(
+        !cors.origins.is_empty(),
+        at.key("origins"),
+        "no origin may call",
+        fix,
+    );
     for (index, origin) in cors.origins.iter().enumerate() {
         let at = at.key("origins").key(index);
         if origin != "*" {

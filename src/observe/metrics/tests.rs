@@ -41,9 +41,14 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     drop(listener.accepted());
     listener.rejected("full");
     listener.handshake("ok");
+    let identity = metrics.identity("users");
+    identity.known();
+    identity.refused("expired");
+    identity.fetched(true);
+    identity.age(Duration::from_secs(7));
     metrics.reloaded(true, 1_700_000_000);
     metrics.certificate("example.com", 1_800_000_000);
-    (metrics, vec![route, pool, endpoint, listener])
+    (metrics, vec![route, pool, endpoint, listener, identity])
 }
 
 fn value(metrics: &Metrics, series: &str) -> Option<String> {

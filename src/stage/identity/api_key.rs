@@ -278,7 +278,10 @@ mod tests {
         let mut known = vec![
             settings("plain", hash_of("k-plain", None)),
             settings("peppered", hash_of("k-peppered", Some(PEPPER))),
-            settings("other-pepper", hash_of("k-other", Some("another pepper here"))),
+            settings(
+                "other-pepper",
+                hash_of("k-other", Some("another pepper here")),
+            ),
             settings("off", hash_of("k-off", None)),
             settings("short", hash_of("k-short", None)),
             settings("token", hash_of("eyJ.static.token", None)),
@@ -299,14 +302,22 @@ mod tests {
             (Some("K-plain"), 0, Err(Reason::UnknownKey)),
             (Some("k-plain2"), 0, Err(Reason::UnknownKey)),
             // The hash itself is no key.
-            (Some(hash_of("k-plain", None).as_str()), 0, Err(Reason::UnknownKey)),
+            (
+                Some(hash_of("k-plain", None).as_str()),
+                0,
+                Err(Reason::UnknownKey),
+            ),
             (Some("eyJ.static.token"), 0, Ok(Some("token"))),
             (Some("eyJ.any.token"), 0, Ok(None)),
             (None, 0, Ok(None)),
         ] {
             let said = ask(&keys, key, at);
             let user = said.map(|found| found.map(|found| found.user.to_string()));
-            assert_eq!(user, expected.map(|user| user.map(str::to_owned)), "{key:?}");
+            assert_eq!(
+                user,
+                expected.map(|user| user.map(str::to_owned)),
+                "{key:?}"
+            );
         }
         let alice = ask(&keys, Some("k-plain"), 0).unwrap().unwrap();
         assert_eq!(alice.plan.as_deref(), Some("pro"));
@@ -321,7 +332,11 @@ mod tests {
             let (new, other) = (new_key(pepper).unwrap(), new_key(pepper).unwrap());
             assert_eq!(new.key.len(), KEY_CHARS);
             assert!(new.key.starts_with(&new.prefix));
-            assert!(new.key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
+            assert!(
+                new.key
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            );
             assert!(!new.hash.contains(&new.key[PREFIX_CHARS..]));
             assert_ne!(new.key, other.key);
             let keys = keys(vec![settings("new", new.hash)]);

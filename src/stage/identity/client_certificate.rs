@@ -20,7 +20,11 @@ impl ClientCertificate {
             method,
             name: settings.user,
             plan: settings.plan.as_deref().map(Arc::from),
-            roles: settings.roles.iter().map(|role| role.as_str().into()).collect(),
+            roles: settings
+                .roles
+                .iter()
+                .map(|role| role.as_str().into())
+                .collect(),
         }
     }
 
@@ -78,10 +82,22 @@ mod tests {
     #[test]
     fn the_holder_is_named_where_the_operator_looks() {
         for (name, certificate, expected) in [
-            (CertificateName::CommonName, Some(shown()), Ok(Some("machine 7"))),
+            (
+                CertificateName::CommonName,
+                Some(shown()),
+                Ok(Some("machine 7")),
+            ),
             (CertificateName::Dns, Some(shown()), Ok(Some("a.internal"))),
-            (CertificateName::Uri, Some(shown()), Ok(Some("spiffe://example.org/app"))),
-            (CertificateName::Fingerprint, Some(shown()), Ok(Some("00ff"))),
+            (
+                CertificateName::Uri,
+                Some(shown()),
+                Ok(Some("spiffe://example.org/app")),
+            ),
+            (
+                CertificateName::Fingerprint,
+                Some(shown()),
+                Ok(Some("00ff")),
+            ),
             (CertificateName::Email, Some(shown()), Err(Reason::NoUser)),
             (CertificateName::CommonName, None, Ok(None)),
         ] {
@@ -111,7 +127,11 @@ mod tests {
                 Verdict::Absent => Ok(None),
                 Verdict::Waiting(_) => panic!("a certificate is at hand"),
             };
-            assert_eq!(found, expected.map(|user| user.map(str::to_owned)), "{name:?}");
+            assert_eq!(
+                found,
+                expected.map(|user| user.map(str::to_owned)),
+                "{name:?}"
+            );
         }
     }
 }

@@ -203,7 +203,9 @@ pub struct Stripped {
 pub fn strip(headers: &HeaderMap, places: Places) -> Stripped {
     let mut stripped = Stripped::default();
     if places.headers {
-        let present = KEY_HEADERS.iter().filter(|name| headers.contains_key(*name));
+        let present = KEY_HEADERS
+            .iter()
+            .filter(|name| headers.contains_key(*name));
         stripped.remove.extend(present.cloned());
     }
     if !places.bearer {
@@ -256,7 +258,11 @@ mod tests {
     fn a_credential_is_taken_from_wherever_an_sdk_puts_it() {
         let key = Ok(Some("k-1".to_owned()));
         for (target, headers, expected) in [
-            ("/", [("authorization", "Bearer k-1")].as_slice(), key.clone()),
+            (
+                "/",
+                [("authorization", "Bearer k-1")].as_slice(),
+                key.clone(),
+            ),
             ("/", &[("authorization", "bearer   k-1")], key.clone()),
             ("/", &[("x-api-key", "k-1")], key.clone()),
             ("/", &[("api-key", " k-1 ")], key.clone()),
@@ -265,28 +271,55 @@ mod tests {
             ("/?a=b&k%65y=k%2D1&c", &[], key.clone()),
             (
                 "/",
-                &[("sec-websocket-protocol", "realtime, openai-insecure-api-key.k-1, v1")],
+                &[(
+                    "sec-websocket-protocol",
+                    "realtime, openai-insecure-api-key.k-1, v1",
+                )],
                 key.clone(),
             ),
             // The same in two places is one.
             ("/?key=k-1", &[("x-goog-api-key", "k-1")], key.clone()),
-            ("/?keys=1&monkey=2", &[("x-key", "a"), ("cookie", "key=b")], Ok(None)),
+            (
+                "/?keys=1&monkey=2",
+                &[("x-key", "a"), ("cookie", "key=b")],
+                Ok(None),
+            ),
             ("/", &[("sec-websocket-protocol", "realtime")], Ok(None)),
-            ("/", &[("authorization", "Bearer a"), ("x-api-key", "b")], Err(Reason::Several)),
-            ("/", &[("authorization", "Bearer a"), ("authorization", "Bearer b")], Err(Reason::Several)),
+            (
+                "/",
+                &[("authorization", "Bearer a"), ("x-api-key", "b")],
+                Err(Reason::Several),
+            ),
+            (
+                "/",
+                &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
+                Err(Reason::Several),
+            ),
             ("/?key=a&key=b", &[], Err(Reason::Several)),
             ("/?key=", &[], Err(Reason::Malformed)),
             ("/?key", &[], Err(Reason::Malformed)),
             ("/?key=%20", &[], Err(Reason::Malformed)),
             ("/", &[("authorization", "Bearer")], Err(Reason::Malformed)),
             ("/", &[("authorization", "Bearer ")], Err(Reason::Malformed)),
-            ("/", &[("authorization", "Bearer a b")], Err(Reason::Malformed)),
-            ("/", &[("authorization", "Basic YTpi")], Err(Reason::Malformed)),
+            (
+                "/",
+                &[("authorization", "Bearer a b")],
+                Err(Reason::Malformed),
+            ),
+            (
+                "/",
+                &[("authorization", "Basic YTpi")],
+                Err(Reason::Malformed),
+            ),
             ("/", &[("authorization", "k-1")], Err(Reason::Malformed)),
             ("/", &[("x-api-key", "")], Err(Reason::Malformed)),
             ("/", &[("x-api-key", "clé")], Err(Reason::Malformed)),
         ] {
-            assert_eq!(said(&parts(target, headers), ALL), expected, "{target} {headers:?}");
+            assert_eq!(
+                said(&parts(target, headers), ALL),
+                expected,
+                "{target} {headers:?}"
+            );
         }
     }
 
@@ -298,7 +331,10 @@ mod tests {
         assert_eq!(said(&parts, none), Ok(None));
         assert_eq!(strip(&parts.headers, none), Stripped::default());
         assert_eq!(target("/?key=b", none), None);
-        let headers_only = Places { headers: true, ..none };
+        let headers_only = Places {
+            headers: true,
+            ..none
+        };
         assert_eq!(said(&parts, headers_only), Ok(Some("a".to_owned())));
         assert_eq!(strip(&parts.headers, headers_only).remove, ["x-api-key"]);
     }
@@ -306,7 +342,10 @@ mod tests {
     #[test]
     fn a_huge_credential_is_refused_for_its_size() {
         let huge = "a".repeat(CREDENTIAL_BYTES_MAX + 1);
-        for (size, expected) in [(CREDENTIAL_BYTES_MAX, true), (CREDENTIAL_BYTES_MAX + 1, false)] {
+        for (size, expected) in [
+            (CREDENTIAL_BYTES_MAX, true),
+            (CREDENTIAL_BYTES_MAX + 1, false),
+        ] {
             let read = Credential::new(&huge[..size]);
             assert_eq!(read.err(), (!expected).then_some(Reason::TooLarge));
         }
@@ -322,7 +361,11 @@ mod tests {
             ("om_key.with.dots", false),
             ("sk-1", false),
         ] {
-            assert_eq!(Credential::new(text).unwrap().is_token(), is_token, "{text}");
+            assert_eq!(
+                Credential::new(text).unwrap().is_token(),
+                is_token,
+                "{text}"
+            );
         }
     }
 
@@ -345,13 +388,19 @@ mod tests {
     #[test]
     fn a_key_leaves_the_sub_protocols_and_the_others_stay() {
         for (from, to) in [
-            ("realtime, openai-insecure-api-key.k, v1", Some("realtime, v1")),
+            (
+                "realtime, openai-insecure-api-key.k, v1",
+                Some("realtime, v1"),
+            ),
             ("openai-insecure-api-key.k", None),
         ] {
             let head = parts("/", &[("sec-websocket-protocol", from)]);
             let stripped = strip(&head.headers, ALL);
             assert_eq!(stripped.remove, ["sec-websocket-protocol"]);
-            let set = stripped.set.first().map(|(_, value)| value.to_str().unwrap());
+            let set = stripped
+                .set
+                .first()
+                .map(|(_, value)| value.to_str().unwrap());
             assert_eq!(set, to, "{from}");
         }
     }

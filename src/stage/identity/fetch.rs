@@ -35,7 +35,10 @@ impl HttpFetch {
     pub fn new(source: &Source) -> Result<Self, String> {
         let (uri, is_tls) = parse(&source.url)?;
         let host = uri.host().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let tls = if is_tls {
             let name = ServerName::try_from(host.clone());
@@ -60,13 +63,21 @@ impl HttpFetch {
 
     fn request(&self) -> Result<Request<String>, String> {
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let host = self.uri.authority().map_or("", |authority| authority.as_str());
+        let host = self
+            .uri
+            .authority()
+            .map_or("", |authority| authority.as_str());
         let request = Request::get(path)
             .header(header::HOST, host)
             .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("onemind/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("onemind/", env!("CARGO_PKG_VERSION")),
+            )
             .header(header::CONNECTION, "close");
-        request.body(String::new()).map_err(|error| error.to_string())
+        request
+            .body(String::new())
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -95,7 +106,10 @@ pub fn parse(url: &str) -> Result<(Uri, bool), String> {
     if uri.host().is_none_or(str::is_empty) {
         return Err(format!("`{url}` names no host"));
     }
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
         return Err("a user in the URL of keys is not sent".to_owned());
     }
     Ok((uri, is_tls))
@@ -162,7 +176,10 @@ async fn whole(mut body: Incoming) -> Result<Vec<u8>, String> {
             bytes.extend_from_slice(data);
         }
         if bytes.len() > BODY_BYTES_MAX {
-            return Err(format!("the answer is larger than {} KiB", BODY_BYTES_MAX >> 10));
+            return Err(format!(
+                "the answer is larger than {} KiB",
+                BODY_BYTES_MAX >> 10
+            ));
         }
     }
     Ok(bytes)
@@ -178,7 +195,11 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
         if matches!(directive.as_str(), "no-store" | "no-cache") {
             return Some(0);
         }
-        directive.strip_prefix("max-age=")?.trim_matches('"').parse().ok()
+        directive
+            .strip_prefix("max-age=")?
+            .trim_matches('"')
+            .parse()
+            .ok()
     });
     ages.min().map(Duration::from_secs)
 }
@@ -202,7 +223,11 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CACHE_CONTROL, value.parse().unwrap());
-            assert_eq!(max_age(&headers), expected.map(Duration::from_secs), "{value}");
+            assert_eq!(
+                max_age(&headers),
+                expected.map(Duration::from_secs),
+                "{value}"
+            );
         }
     }
 
@@ -246,18 +271,35 @@ mod tests {
     async fn an_answer_is_taken_whole_or_not_at_all() {
         let huge = "x".repeat(BODY_BYTES_MAX + 1);
         for (answer, expected) in [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nCache-Control: max-age=7\r\n\r\n{}", Ok("{}")),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", Ok("{}")),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nCache-Control: max-age=7\r\n\r\n{}",
+                Ok("{}"),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+                Ok("{}"),
+            ),
             ("HTTP/1.1 200 OK\r\n\r\n{}", Ok("{}")),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", Err("broke off")),
-            ("HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", Err("302")),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
+                Err("broke off"),
+            ),
+            (
+                "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+                Err("302"),
+            ),
             ("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", Err("503")),
-            (&format!("HTTP/1.1 200 OK\r\n\r\n{huge}"), Err("larger than")),
+            (
+                &format!("HTTP/1.1 200 OK\r\n\r\n{huge}"),
+                Err("larger than"),
+            ),
             ("SSH-2.0\r\n\r\n", Err("no answer")),
             ("", Err("no answer")),
         ] {
             let fetched = fetched(answer.to_owned()).await;
-            let body = fetched.as_ref().map(|one| String::from_utf8_lossy(&one.body));
+            let body = fetched
+                .as_ref()
+                .map(|one| String::from_utf8_lossy(&one.body));
             match expected {
                 Ok(expected) => assert_eq!(body.unwrap(), expected),
                 Err(part) => assert!(body.as_ref().unwrap_err().contains(part), "{body:?}"),

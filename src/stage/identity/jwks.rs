@@ -155,6 +155,11 @@ impl Jwks {
         }
     }
 
+    /// Whether a fetch is over, well or badly.
+    pub fn was_asked(&self) -> bool {
+        *self.rounds.borrow() > 0
+    }
+
     /// Whether there were no keys yet, or the last fetch failed.
     pub fn is_failing(&self) -> bool {
         let course = self.course();
@@ -185,11 +190,7 @@ impl Jwks {
     }
 
     /// Fetches again and again, and says each time how it went: how many keys, or why none.
-    pub async fn keep_fresh(
-        &self,
-        fetch: &impl Fetch,
-        mut told: impl FnMut(Result<usize, &str>),
-    ) {
+    pub async fn keep_fresh(&self, fetch: &impl Fetch, mut told: impl FnMut(Result<usize, &str>)) {
         loop {
             self.course().busy = true;
             let fetched = tokio::time::timeout(FETCH_TIME_MAX, fetch.fetch()).await;
@@ -327,7 +328,11 @@ mod tests {
     fn only_so_many_requests_wait() {
         let (jwks, now) = (jwks(), Instant::now());
         let waits: Vec<_> = (0..WAITING_MAX).map(|_| jwks.ask(now)).collect();
-        assert!(waits.iter().all(|asked| matches!(asked, Asked::Fetching(_))));
+        assert!(
+            waits
+                .iter()
+                .all(|asked| matches!(asked, Asked::Fetching(_)))
+        );
         assert!(matches!(jwks.ask(now), Asked::Crowded));
         drop(waits);
         assert!(matches!(jwks.ask(now), Asked::Fetching(_)));
@@ -381,7 +386,11 @@ mod tests {
             assert!(keys.unwrap_err().contains("no answer"));
             *told.lock().unwrap() += 1;
         });
-        assert!(tokio::time::timeout(Duration::from_secs(20), fresh).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(20), fresh)
+                .await
+                .is_err()
+        );
         // Five seconds each, and one, two and four between.
         assert_eq!(told.into_inner().unwrap(), 3);
     }

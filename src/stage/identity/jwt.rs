@@ -224,7 +224,10 @@ impl Rules {
             }
         }
         if !self.audiences.is_empty() {
-            let audiences = claims.get("aud").and_then(claims::words).unwrap_or_default();
+            let audiences = claims
+                .get("aud")
+                .and_then(claims::words)
+                .unwrap_or_default();
             if !audiences.iter().any(|one| self.audiences.contains(one)) {
                 return Err(Reason::Audience);
             }

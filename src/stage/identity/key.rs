@@ -110,7 +110,12 @@ impl Key {
             }
             ("EC", Some("P-256")) => {
                 // SEC 1, 2.3.3: an uncompressed point.
-                let point = [vec![4], coordinate(&bytes("x")?)?, coordinate(&bytes("y")?)?].concat();
+                let point = [
+                    vec![4],
+                    coordinate(&bytes("x")?)?,
+                    coordinate(&bytes("y")?)?,
+                ]
+                .concat();
                 let key = ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point);
                 (Algorithm::Es256, key.ok()?)
             }
@@ -178,13 +183,14 @@ pub fn read_file(content: &[u8]) -> Result<Vec<Key>, String> {
     let mut keys = Vec::new();
     for der in SubjectPublicKeyInfoDer::pem_slice_iter(content) {
         let der = der.map_err(|error| format!("broken PEM: {error}"))?;
-        let key = Key::spki(&der).ok_or(
-            "a public key is neither RSA (2048 bits or more) nor EC P-256 nor Ed25519",
-        )?;
+        let key = Key::spki(&der)
+            .ok_or("a public key is neither RSA (2048 bits or more) nor EC P-256 nor Ed25519")?;
         keys.push(key);
     }
     match keys.len() {
-        0 => Err("no key in it: a JWKS or PEM with `-----BEGIN PUBLIC KEY-----` is expected".to_owned()),
+        0 => Err(
+            "no key in it: a JWKS or PEM with `-----BEGIN PUBLIC KEY-----` is expected".to_owned(),
+        ),
         1..=KEYS_MAX => Ok(keys),
         many => Err(format!("{many} keys, at most {KEYS_MAX} are taken")),
     }
@@ -221,7 +227,10 @@ mod tests {
         let (p256, ed25519) = (one(P256).unwrap(), one(ED25519).unwrap());
         for (key, token) in [(&secret, hs256), (&p256, es256), (&ed25519, eddsa)] {
             assert!(verifies(key, token), "{key:?}");
-            for other in [hs256, es256, eddsa].iter().filter(|other| **other != token) {
+            for other in [hs256, es256, eddsa]
+                .iter()
+                .filter(|other| **other != token)
+            {
                 assert!(!verifies(key, other), "{key:?}");
             }
         }
@@ -235,10 +244,16 @@ mod tests {
             (P256.replace("}", r#","use":"enc"}"#), "for encryption"),
             (P256.replace("}", r#","key_ops":["sign"]}"#), "for signing"),
             (P256.replace("}", r#","alg":"ES384"}"#), "another algorithm"),
-            (P256.replace("}", r#","alg":"HS256"}"#), "a confused algorithm"),
+            (
+                P256.replace("}", r#","alg":"HS256"}"#),
+                "a confused algorithm",
+            ),
             (P256.replace("f83O", "f83P"), "not on the curve"),
             (ED25519.replace("11qY", ""), "too short"),
-            (r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#.to_owned(), "a small modulus"),
+            (
+                r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#.to_owned(),
+                "a small modulus",
+            ),
             ("1".to_owned(), "no object"),
         ] {
             assert!(one(&jwk).is_err(), "{why}");
@@ -269,14 +284,23 @@ mod tests {
         let two = pem(&rcgen::PKCS_ED25519) + &pem(&rcgen::PKCS_ED25519);
         assert_eq!(read_file(two.as_bytes()).unwrap().len(), 2);
         let set = format!("\n {{\"keys\":[{P256}]}}");
-        assert_eq!(read_file(set.as_bytes()).unwrap()[0].algorithm(), Algorithm::Es256);
+        assert_eq!(
+            read_file(set.as_bytes()).unwrap()[0].algorithm(),
+            Algorithm::Es256
+        );
         let p384 = pem(&rcgen::PKCS_ECDSA_P384_SHA384);
         for (content, said) in [
             ("", "no key in it"),
-            ("-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----\n", "broken PEM"),
+            (
+                "-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----\n",
+                "broken PEM",
+            ),
             (&p384, "neither RSA"),
         ] {
-            assert!(read_file(content.as_bytes()).unwrap_err().contains(said), "{content}");
+            assert!(
+                read_file(content.as_bytes()).unwrap_err().contains(said),
+                "{content}"
+            );
         }
     }
 }

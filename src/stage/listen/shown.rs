@@ -38,10 +38,13 @@ pub fn read(der: &[u8]) -> Option<ShownCertificate> {
 
 fn fingerprint(der: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, der);
-    digest.as_ref().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("text grows");
-        text
-    })
+    digest
+        .as_ref()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").expect("text grows");
+            text
+        })
 }
 
 #[cfg(test)]

@@ -110,7 +110,10 @@ impl Cors {
         let asked = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
         for (name, value) in [
             (header::ACCESS_CONTROL_ALLOW_METHODS, methods),
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, self.headers.clone().or(asked)),
+            (
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                self.headers.clone().or(asked),
+            ),
             (header::ACCESS_CONTROL_MAX_AGE, Some(self.max_age.clone())),
         ] {
             said.extend(value.map(|value| (name, value)));
@@ -132,7 +135,9 @@ impl Cors {
         said.push((header::VARY, HeaderValue::from_static("Origin")));
         let known = |asked: &&HeaderValue| {
             let asked = asked.as_bytes();
-            origins.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(asked))
+            origins
+                .iter()
+                .any(|one| one.as_bytes().eq_ignore_ascii_case(asked))
         };
         if let Some(origin) = asked.filter(known) {
             said.push((header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone()));
@@ -176,12 +181,21 @@ mod tests {
 
     fn head(headers: &[(&str, &str)]) -> HeaderMap {
         let pair = |(name, value): &(&str, &str)| (name.parse().unwrap(), value.parse().unwrap());
-        headers.iter().map(pair).collect::<Vec<(HeaderName, HeaderValue)>>().into_iter().collect()
+        headers
+            .iter()
+            .map(pair)
+            .collect::<Vec<(HeaderName, HeaderValue)>>()
+            .into_iter()
+            .collect()
     }
 
     fn told(said: &Said) -> String {
-        let lines = said.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
-        let lines: Vec<_> = lines.map(|line| line.replace("access-control-", "")).collect();
+        let lines = said
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        let lines: Vec<_> = lines
+            .map(|line| line.replace("access-control-", ""))
+            .collect();
         lines.join("; ")
     }
 
@@ -189,15 +203,44 @@ mod tests {
     fn only_known_origins_are_told_that_they_may() {
         let ours = [("origin", "https://a.test")];
         for (origins, credentials, headers, expected) in [
-            (["https://a.test"], false, &ours[..], "vary: Origin; allow-origin: https://a.test; expose-headers: X-Request-Id"),
-            (["https://a.test"], true, &ours, "vary: Origin; allow-origin: https://a.test; allow-credentials: true; expose-headers: X-Request-Id"),
-            (["https://a.test"], false, &[("origin", "https://a.test.evil.test")], "vary: Origin"),
-            (["https://a.test"], false, &[("origin", "null")], "vary: Origin"),
+            (
+                ["https://a.test"],
+                false,
+                &ours[..],
+                "vary: Origin; allow-origin: https://a.test; expose-headers: X-Request-Id",
+            ),
+            (
+                ["https://a.test"],
+                true,
+                &ours,
+                "vary: Origin; allow-origin: https://a.test; allow-credentials: true; expose-headers: X-Request-Id",
+            ),
+            (
+                ["https://a.test"],
+                false,
+                &[("origin", "https://a.test.evil.test")],
+                "vary: Origin",
+            ),
+            (
+                ["https://a.test"],
+                false,
+                &[("origin", "null")],
+                "vary: Origin",
+            ),
             (["https://a.test"], false, &[], "vary: Origin"),
-            (["*"], false, &ours, "allow-origin: *; expose-headers: X-Request-Id"),
+            (
+                ["*"],
+                false,
+                &ours,
+                "allow-origin: *; expose-headers: X-Request-Id",
+            ),
             (["*"], false, &[], ""),
         ] {
-            let cors = Cors::compile(&Settings { credentials, ..settings(&origins) }).unwrap();
+            let cors = Cors::compile(&Settings {
+                credentials,
+                ..settings(&origins)
+            })
+            .unwrap();
             assert_eq!(told(&cors.answer(&head(headers))), expected);
         }
     }
@@ -207,12 +250,30 @@ mod tests {
         let mut strict = settings(&["https://a.test"]);
         strict.methods = OneOrMany(vec!["GET".to_owned(), "POST".to_owned()]);
         strict.headers = OneOrMany(vec!["Authorization".to_owned()]);
-        let asks = [("origin", "https://a.test"), ("access-control-request-headers", "x-a, x-b")];
+        let asks = [
+            ("origin", "https://a.test"),
+            ("access-control-request-headers", "x-a, x-b"),
+        ];
         for (settings, origin, method, expected) in [
-            (strict.clone(), &asks[..], Method::POST, "vary: Origin; allow-origin: https://a.test; allow-methods: GET, POST; allow-headers: Authorization; max-age: 600"),
+            (
+                strict.clone(),
+                &asks[..],
+                Method::POST,
+                "vary: Origin; allow-origin: https://a.test; allow-methods: GET, POST; allow-headers: Authorization; max-age: 600",
+            ),
             (strict.clone(), &asks, Method::DELETE, "vary: Origin"),
-            (strict, &[("origin", "https://b.test")], Method::POST, "vary: Origin"),
-            (settings(&["*"]), &asks, Method::PUT, "allow-origin: *; allow-methods: PUT; allow-headers: x-a, x-b; max-age: 600"),
+            (
+                strict,
+                &[("origin", "https://b.test")],
+                Method::POST,
+                "vary: Origin",
+            ),
+            (
+                settings(&["*"]),
+                &asks,
+                Method::PUT,
+                "allow-origin: *; allow-methods: PUT; allow-headers: x-a, x-b; max-age: 600",
+            ),
         ] {
             let cors = Cors::compile(&settings).unwrap();
             assert_eq!(told(&cors.preflight(&head(origin), &method)), expected);
@@ -222,11 +283,29 @@ mod tests {
     #[test]
     fn a_preflight_is_known_by_three_things() {
         for (method, headers, expected) in [
-            ("OPTIONS", &[("origin", "https://a.test"), ("access-control-request-method", "PUT")][..], Some(Method::PUT)),
+            (
+                "OPTIONS",
+                &[
+                    ("origin", "https://a.test"),
+                    ("access-control-request-method", "PUT"),
+                ][..],
+                Some(Method::PUT),
+            ),
             ("OPTIONS", &[("origin", "https://a.test")], None),
             ("OPTIONS", &[("access-control-request-method", "PUT")], None),
-            ("GET", &[("origin", "https://a.test"), ("access-control-request-method", "PUT")], None),
-            ("OPTIONS", &[("origin", "x"), ("access-control-request-method", "a b")], None),
+            (
+                "GET",
+                &[
+                    ("origin", "https://a.test"),
+                    ("access-control-request-method", "PUT"),
+                ],
+                None,
+            ),
+            (
+                "OPTIONS",
+                &[("origin", "x"), ("access-control-request-method", "a b")],
+                None,
+            ),
         ] {
             let mut request = Request::builder().method(method).body(()).unwrap();
             *request.headers_mut() = head(headers);

@@ -269,6 +269,9 @@ mod tests {
             plan: list(&[""]),
             ..Allow::default()
         };
-        assert!(allow.admits(&stranger), "no plan is the empty one; `check` takes no empty words");
+        assert!(
+            allow.admits(&stranger),
+            "no plan is the empty one; `check` takes no empty words"
+        );
     }
 }

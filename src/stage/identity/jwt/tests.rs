@@ -184,13 +184,22 @@ fn each_claim_is_checked() {
         (with("exp", json!(0)), Some(Reason::Expired)),
         (with("exp", json!(-1)), Some(Reason::Expired)),
         (with("exp", json!(1e300)), None),
-        (with("exp", json!(format!("{}", NOW + 60))), Some(Reason::Malformed)),
+        (
+            with("exp", json!(format!("{}", NOW + 60))),
+            Some(Reason::Malformed),
+        ),
         (with("exp", json!(null)), Some(Reason::Malformed)),
         (with("nbf", json!(NOW + 30)), None),
         (with("nbf", json!(NOW + 31)), Some(Reason::NotYet)),
         (with("nbf", json!([])), Some(Reason::Malformed)),
-        (with("iss", json!("https://issuer.test/")), Some(Reason::Issuer)),
-        (with("iss", json!(["https://issuer.test"])), Some(Reason::Issuer)),
+        (
+            with("iss", json!("https://issuer.test/")),
+            Some(Reason::Issuer),
+        ),
+        (
+            with("iss", json!(["https://issuer.test"])),
+            Some(Reason::Issuer),
+        ),
         (with("aud", json!(["x", "other"])), None),
         (with("aud", json!("App")), Some(Reason::Audience)),
         (with("aud", json!([])), Some(Reason::Audience)),
@@ -203,8 +212,14 @@ fn each_claim_is_checked() {
         (with("sub", json!("a\u{0}")), Some(Reason::NoUser)),
         (with("sub", json!({ "id": 1 })), Some(Reason::NoUser)),
         (with("sub", json!("u".repeat(300))), Some(Reason::NoUser)),
-        (json!({ "sub": "u", "iss": "https://issuer.test", "aud": "app" }), Some(Reason::Expired)),
-        (json!({ "exp": NOW + 60, "aud": "app" }), Some(Reason::Issuer)),
+        (
+            json!({ "sub": "u", "iss": "https://issuer.test", "aud": "app" }),
+            Some(Reason::Expired),
+        ),
+        (
+            json!({ "exp": NOW + 60, "aud": "app" }),
+            Some(Reason::Issuer),
+        ),
     ] {
         assert_eq!(why(&jwt, &signer.plain(&claims)), expected, "{claims}");
     }
@@ -231,7 +246,11 @@ fn a_token_that_can_be_read_in_two_ways_is_refused() {
         (hs256, "\u{feff}{}"),
     ] {
         let token = signer.token(header, claims);
-        assert_eq!(why(&jwt, &token), Some(Reason::Malformed), "{header} {claims}");
+        assert_eq!(
+            why(&jwt, &token),
+            Some(Reason::Malformed),
+            "{header} {claims}"
+        );
     }
     let token = signer.plain(&good());
     let [header, payload, signature] = token.split('.').collect::<Vec<_>>()[..] else {
@@ -262,7 +281,10 @@ fn only_the_algorithm_of_a_key_verifies() {
     assert_eq!(why(&jwt, &rsa.named("r")), None);
     // The oldest trick: the public key, which everybody has, as the secret of HS256.
     let public = published[0]["n"].as_str().unwrap();
-    for secret in [public.as_bytes().to_vec(), URL_SAFE_NO_PAD.decode(public).unwrap()] {
+    for secret in [
+        public.as_bytes().to_vec(),
+        URL_SAFE_NO_PAD.decode(public).unwrap(),
+    ] {
         let forger = Signer::Hs256(secret);
         for id in ["r", "e", "unheard-of"] {
             assert_eq!(why(&jwt, &forger.named(id)), Some(Reason::Algorithm));
@@ -276,7 +298,10 @@ fn only_the_algorithm_of_a_key_verifies() {
         (r#"{"alg":"RS512"}"#, Reason::Algorithm),
         (r#"{"alg":"ES256","kid":"r"}"#, Reason::Algorithm),
         (r#"{"alg":"RS256","kid":"e"}"#, Reason::Algorithm),
-        (r#"{"alg":"RS256","jwk":{"kty":"oct"},"jku":"https://evil.test"}"#, Reason::Signature),
+        (
+            r#"{"alg":"RS256","jwk":{"kty":"oct"},"jku":"https://evil.test"}"#,
+            Reason::Signature,
+        ),
     ] {
         let token = Signer::ed().token(header, &claims);
         assert_eq!(why(&jwt, &token), Some(expected), "{header}");
@@ -293,7 +318,10 @@ fn a_strangers_signature_is_worth_nothing() {
     assert_eq!(why(&jwt, &theirs.named("a")), Some(Reason::Signature));
     assert_eq!(why(&jwt, &theirs.plain(&good())), Some(Reason::Signature));
     assert_eq!(why(&jwt, &theirs.named("b")), Some(Reason::UnknownSigner));
-    assert_eq!(why(&by_secret(), &Signer::secret("another").plain(&good())), Some(Reason::Signature));
+    assert_eq!(
+        why(&by_secret(), &Signer::secret("another").plain(&good())),
+        Some(Reason::Signature)
+    );
 }
 
 #[test]
@@ -306,8 +334,15 @@ fn a_principal_is_made_of_the_claims_that_were_chosen() {
     assert_eq!(&*principal.user, "u-1");
     assert_eq!(principal.plan.as_deref(), Some("pro"));
     assert_eq!(principal.roles, ["admin".into(), "editor".into()]);
-    let headers: Vec<_> = principal.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    assert_eq!(headers, [("x-user-id", b"u-1".as_slice()), ("x-email", b"a@b.test")]);
+    let headers: Vec<_> = principal
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    assert_eq!(
+        headers,
+        [("x-user-id", b"u-1".as_slice()), ("x-email", b"a@b.test")]
+    );
     // What cannot be a header is not sent.
     let hostile = with("email", json!("a\r\nx-admin: 1"));
     let principal = said(&by_secret(), &Signer::secret(SECRET).plain(&hostile)).unwrap();
@@ -347,7 +382,13 @@ async fn with_issuer(
         refresh: Duration::from_mins(10),
     }));
     let script = Scripted(Mutex::new(answers.into_iter().rev().collect()));
-    let jwt = Jwt::build("jwt".into(), &settings(), Vec::new(), Some(Arc::clone(&jwks))).unwrap();
+    let jwt = Jwt::build(
+        "jwt".into(),
+        &settings(),
+        Vec::new(),
+        Some(Arc::clone(&jwks)),
+    )
+    .unwrap();
     let asking = async {
         let mut said = Vec::new();
         for token in tokens {
@@ -370,8 +411,16 @@ async fn with_issuer(
 #[tokio::test(start_paused = true)]
 async fn a_new_key_is_fetched_when_a_token_names_it() {
     let (old, new) = (Signer::ec(), Signer::ed());
-    let (first, second) = (set(&[old.jwk(Some("a"))]), set(&[old.jwk(Some("a")), new.jwk(Some("b"))]));
-    let tokens = [old.named("a"), new.named("b"), old.named("a"), new.named("b")];
+    let (first, second) = (
+        set(&[old.jwk(Some("a"))]),
+        set(&[old.jwk(Some("a")), new.jwk(Some("b"))]),
+    );
+    let tokens = [
+        old.named("a"),
+        new.named("b"),
+        old.named("a"),
+        new.named("b"),
+    ];
     let said = with_issuer(vec![Ok(first), Ok(second)], &tokens).await;
     assert!(said.iter().all(Result::is_ok), "{said:?}");
 }
@@ -405,11 +454,19 @@ async fn without_the_issuer_known_keys_go_on_and_others_are_nobodys_fault() {
 async fn inventing_names_of_keys_leads_to_few_fetches() {
     let old = Signer::ec();
     let answers: Vec<_> = (0..100).map(|_| Ok(set(&[old.jwk(Some("a"))]))).collect();
-    let invented: Vec<_> = (0..50).map(|at| Signer::ed().named(&format!("x{at}"))).collect();
+    let invented: Vec<_> = (0..50)
+        .map(|at| Signer::ed().named(&format!("x{at}")))
+        .collect();
     let script = answers.len();
     let said = with_issuer(answers, &invented).await;
-    assert!(said.iter().all(|one| one.as_ref().err() == Some(&Reason::UnknownSigner)));
-    assert_eq!(script, 100, "and nobody had to wait for more than the burst");
+    assert!(
+        said.iter()
+            .all(|one| one.as_ref().err() == Some(&Reason::UnknownSigner))
+    );
+    assert_eq!(
+        script, 100,
+        "and nobody had to wait for more than the burst"
+    );
 }
 
 proptest! {
