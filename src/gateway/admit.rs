@@ -2,6 +2,7 @@
 
 use super::context::{Admission, Arrival, RequestContext, Sticky};
 use super::{answer, dispatch, identify};
+use crate::base::client::Client;
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
 use crate::stage::listen::conn::facts_of;
@@ -57,7 +58,10 @@ fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
         None => Arc::new(ListenerRules::gone(&facts.listener, &ctx.reporter.metrics)),
     };
     let head: &Parts = session.req_header();
-    let client = forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls);
+    let client = Client {
+        certificate: facts.certificate.get().cloned(),
+        ..forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls)
+    };
     let trace = Trace::begin(&head.headers, client.trusted);
     let authority = head.uri.authority().map(Authority::as_str);
     let authority = authority.and_then(|authority| HeaderValue::from_str(authority).ok());

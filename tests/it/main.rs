@@ -21,6 +21,7 @@ mod failover;
 mod forwarded;
 mod health;
 mod hostile;
+mod identity;
 mod listen;
 mod observe;
 mod reload;

@@ -10,6 +10,7 @@ mod ports;
 #[cfg(test)]
 mod tests;
 mod reply;
+mod tokens;
 mod upstream;
 mod upstream_h2;
 mod wire;
@@ -22,6 +23,7 @@ pub use gateway::{Gateway, app, finish};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
 pub use reply::{Reply, Seen};
+pub use tokens::{KeyIssuer, Signer, claims, key_set, unix_now};
 pub use upstream::Upstream;
 pub use upstream_h2::{ReplyH2, UpstreamH2, map_of};
 pub use ws::WebSocket;
