@@ -6,6 +6,7 @@ use crate::demo;
 use crate::server::{Server, StartError, process};
 use crate::stage::identity::api_key;
 use clap::{Args, Subcommand};
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -175,7 +176,7 @@ fn new_key(new: &NewKey) -> ExitCode {
         let Some(value) = value else { continue };
         // A JSON string is a YAML string; `$${` is how a literal `${` is written.
         let value = serde_json::Value::from(value.replace("${", "$${"));
-        text.push_str(&format!("{key}: {value}\n"));
+        writeln!(text, "{key}: {value}").expect("text grows");
     }
     print(&text)
 }

@@ -38,6 +38,18 @@ impl RejectKind {
     /// Status, stable code, sentence: what the caller is told.
     pub fn describe(self) -> (u16, &'static str, &'static str) {
         match self {
+            Self::UnknownCaller
+            | Self::InvalidCredential
+            | Self::ExpiredCredential
+            | Self::CertificateRequired
+            | Self::NotAllowed
+            | Self::IdentityUnavailable => self.describe_identity(),
+            kind => kind.describe_traffic(),
+        }
+    }
+
+    fn describe_traffic(self) -> (u16, &'static str, &'static str) {
+        match self {
             Self::BadRequest => (400, "bad_request", "the request cannot be understood"),
             Self::NoRoute => (404, "no_route", "no route matches this request"),
             Self::MethodNotAllowed => (
@@ -45,12 +57,6 @@ impl RejectKind {
                 "method_not_allowed",
                 "this path does not take this method",
             ),
-            Self::UnknownCaller
-            | Self::InvalidCredential
-            | Self::ExpiredCredential
-            | Self::CertificateRequired
-            | Self::NotAllowed
-            | Self::IdentityUnavailable => self.describe_identity(),
             Self::OriginNotAllowed => (
                 403,
                 "origin_not_allowed",
@@ -98,7 +104,7 @@ impl RejectKind {
                 "body_timed_out",
                 "the request body did not arrive in time",
             ),
-            Self::Internal => (500, "internal", "the gateway failed; quote the request id"),
+            _ => (500, "internal", "the gateway failed; quote the request id"),
         }
     }
 

@@ -117,20 +117,16 @@ pub fn parse(url: &str) -> Result<(Uri, bool), String> {
 
 fn tls_config(source: &Source) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
-    match &source.authorities {
-        Some(authorities) => {
-            for authority in authorities {
-                let added = roots.add(authority.clone());
-                added.map_err(|error| format!("not usable as an authority: {error}"))?;
-            }
+    if let Some(authorities) = &source.authorities {
+        for authority in authorities {
+            let added = roots.add(authority.clone());
+            added.map_err(|error| format!("not usable as an authority: {error}"))?;
         }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(found.certs);
-            if roots.is_empty() {
-                let fix = "install `ca-certificates`, or name a file with `jwks_ca`";
-                return Err(format!("the system has no authorities to trust: {fix}"));
-            }
+    } else {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            let fix = "install `ca-certificates`, or name a file with `jwks_ca`";
+            return Err(format!("the system has no authorities to trust: {fix}"));
         }
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
@@ -262,7 +258,7 @@ mod tests {
         let source = Source {
             url: format!("http://{address}/keys?a=b"),
             authorities: None,
-            refresh: Duration::from_secs(60),
+            refresh: Duration::from_mins(1),
         };
         HttpFetch::new(&source)?.fetch().await
     }

@@ -259,6 +259,7 @@ mod tests {
         })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "rows mix it with failures")]
     fn answer(body: &str, max_age: Option<u64>) -> Result<Fetched, String> {
         Ok(Fetched {
             body: body.as_bytes().to_vec(),

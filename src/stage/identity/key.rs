@@ -55,7 +55,7 @@ pub struct Key {
 }
 
 enum Material {
-    Secret(hmac::Key),
+    Secret(Box<hmac::Key>),
     Public(Algorithm, ParsedPublicKey),
 }
 
@@ -70,7 +70,7 @@ impl Key {
     pub fn secret(secret: &[u8]) -> Self {
         Self {
             id: None,
-            material: Material::Secret(hmac::Key::new(hmac::HMAC_SHA256, secret)),
+            material: Material::Secret(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))),
         }
     }
 
@@ -241,11 +241,11 @@ mod tests {
         for (jwk, why) in [
             (r#"{"kty":"oct","k":"c2VjcmV0"}"#.to_owned(), "a secret"),
             (P256.replace("P-256", "P-384"), "another curve"),
-            (P256.replace("}", r#","use":"enc"}"#), "for encryption"),
-            (P256.replace("}", r#","key_ops":["sign"]}"#), "for signing"),
-            (P256.replace("}", r#","alg":"ES384"}"#), "another algorithm"),
+            (P256.replace('}', r#","use":"enc"}"#), "for encryption"),
+            (P256.replace('}', r#","key_ops":["sign"]}"#), "for signing"),
+            (P256.replace('}', r#","alg":"ES384"}"#), "another algorithm"),
             (
-                P256.replace("}", r#","alg":"HS256"}"#),
+                P256.replace('}', r#","alg":"HS256"}"#),
                 "a confused algorithm",
             ),
             (P256.replace("f83O", "f83P"), "not on the curve"),
