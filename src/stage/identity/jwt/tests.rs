@@ -1,3 +1,5 @@
+//! Tokens good, bad and hostile, and issuers that come and go.
+
 use super::*;
 use crate::base::client::Client;
 use crate::base::secret::Secret;
