@@ -4,7 +4,7 @@
 //! a connection is accepted (`stage::listen`), its head is matched to a route
 //! (`stage::route`), an endpoint is picked and tried (`stage::upstream`), the
 //! answer streams back, and `gateway::finish` counts and logs how it ended.
-//! `gateway/mod.rs` is the table of contents, `gateway/hooks.rs` the entrance.
+//! `gateway/mod.rs` is the table of contents, `gateway/life.rs` the story.
 
 pub mod cli;
 pub mod demo;
@@ -15,4 +15,5 @@ pub mod admin;
 pub mod snapshot;
 pub mod config;
 pub mod observe;
+pub mod wire;
 pub mod base;

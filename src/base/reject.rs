@@ -6,6 +6,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectKind {
     BadRequest,
+    VersionNotSupported,
+    HeadTimedOut,
     NoRoute,
     MethodNotAllowed,
     /// No credential, where one is needed.
@@ -36,21 +38,20 @@ pub enum RejectKind {
 
 impl RejectKind {
     /// Status, stable code, sentence: what the caller is told.
+    #[expect(clippy::too_many_lines, reason = "one row for each")]
     pub fn describe(self) -> (u16, &'static str, &'static str) {
         match self {
-            Self::UnknownCaller
-            | Self::InvalidCredential
-            | Self::ExpiredCredential
-            | Self::CertificateRequired
-            | Self::NotAllowed
-            | Self::IdentityUnavailable => self.describe_identity(),
-            kind => kind.describe_traffic(),
-        }
-    }
-
-    fn describe_traffic(self) -> (u16, &'static str, &'static str) {
-        match self {
             Self::BadRequest => (400, "bad_request", "the request cannot be understood"),
+            Self::VersionNotSupported => (
+                505,
+                "version_not_supported",
+                "this version of HTTP is not spoken here",
+            ),
+            Self::HeadTimedOut => (
+                408,
+                "head_timed_out",
+                "the request head did not arrive in time",
+            ),
             Self::NoRoute => (404, "no_route", "no route matches this request"),
             Self::MethodNotAllowed => (
                 405,
@@ -104,12 +105,7 @@ impl RejectKind {
                 "body_timed_out",
                 "the request body did not arrive in time",
             ),
-            _ => (500, "internal", "the gateway failed; quote the request id"),
-        }
-    }
-
-    fn describe_identity(self) -> (u16, &'static str, &'static str) {
-        match self {
+            Self::UnknownCaller => (401, "unknown_caller", "present a valid credential"),
             Self::InvalidCredential => (
                 401,
                 "invalid_credential",
@@ -131,7 +127,7 @@ impl RejectKind {
                 "identity_unavailable",
                 "the credential cannot be checked now; try again later",
             ),
-            _ => (401, "unknown_caller", "present a valid credential"),
+            Self::Internal => (500, "internal", "the gateway failed; quote the request id"),
         }
     }
 

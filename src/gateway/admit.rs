@@ -1,65 +1,50 @@
 //! Arrive, then be admitted: the order of these functions is the policy.
 
+use super::caller::Caller;
 use super::context::{Admission, Arrival, RequestContext, Sticky};
+use super::upload::REPLAY_BYTES_MAX;
 use super::{answer, dispatch, identify};
 use crate::base::client::Client;
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
-use crate::stage::listen::conn::facts_of;
 use crate::stage::listen::forwarded::{self, ForwardedHeaders};
 use crate::stage::listen::trace::Trace;
 use crate::stage::route::host::Host;
 use crate::stage::upstream::balance::hash;
 use crate::stage::upstream::settings::{BalanceSettings, HashKey, StickyOn};
 use crate::stage::upstream::sticky;
+use crate::wire::fields;
+use crate::wire::head::ResponseHead;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Uri, header};
-use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::proxy::Session;
-use pingora::{Error, ErrorType, Result};
+use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What a request that was not refused meets next.
 pub enum Next {
     Forward,
-    Answer(Box<ResponseHeader>, Bytes),
+    Answer(Box<ResponseHead>, Bytes),
 }
-
-/// Pingora keeps this much of a body for another attempt; see `BODY_BUF_LIMIT` there.
-const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 
 /// Facts first: who calls, on which listener, under which request id.
-pub fn arrive(session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
-    let arrival = arrival(session, ctx).ok_or_else(|| {
-        Error::explain(
-            ErrorType::InternalError,
-            "a connection that came through no listener of this configuration",
-        )
-    })?;
-    let downstream = session.as_downstream_mut();
-    // Off already means that this answer is to be the last on its connection.
+pub fn arrive(caller: &mut Caller, ctx: &mut RequestContext) {
+    let arrival = arrival(caller, ctx);
     if arrival.listener.gone {
-        downstream.set_keepalive(None);
-    } else if downstream.get_keepalive().is_some() {
-        downstream.set_keepalive(Some(arrival.listener.keepalive.as_secs().max(1)));
+        caller.close_after();
     }
     ctx.arrival = Some(arrival);
-    Ok(())
 }
 
-fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
-    let digest = session.digest()?;
-    let facts = facts_of(digest)?;
-    let listener = match ctx.snapshot.listeners.get(&*facts.listener) {
-        Some(listener) => Arc::clone(listener),
-        None => Arc::new(ListenerRules::gone(&facts.listener, &ctx.reporter.metrics)),
-    };
-    let head: &Parts = session.req_header();
+fn arrival(caller: &Caller, ctx: &RequestContext) -> Arrival {
+    let facts = &caller.facts;
+    let listener = ctx
+        .snapshot
+        .rules_of(&facts.listener, &ctx.reporter.metrics);
+    let head: &Parts = &caller.head;
     let client = Client {
-        certificate: facts.certificate.get().cloned(),
+        certificate: facts.certificate.clone(),
         ..forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls)
     };
     let trace = Trace::begin(&head.headers, client.trusted);
@@ -68,7 +53,7 @@ fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
     let host = authority
         .clone()
         .or_else(|| head.headers.get(header::HOST).cloned());
-    Some(Arrival {
+    Arrival {
         counted: listener.metrics.request_began(),
         listener,
         request_id: trace.request_id(&head.headers, client.trusted),
@@ -80,22 +65,27 @@ fn arrival(session: &Session, ctx: &RequestContext) -> Option<Arrival> {
         version: head.version,
         host,
         user_agent: head.headers.get(header::USER_AGENT).cloned(),
-        tls_version: digest.ssl_digest.as_ref().map(|tls| tls.version.clone()),
-    })
+        tls_version: facts.handshake.as_ref().map(|tls| tls.version.clone()),
+    }
 }
 
 /// Route, then limits, then a place at an endpoint: nothing is taken for a request that will be refused.
-pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next, Reject> {
+pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, Reject> {
     if listener(ctx).is_some_and(|listener| listener.gone) {
         // Its rules are gone with it: what it refused or redirected must not be let through now.
         return Err(RejectKind::Draining.because("the listener was removed by a reload"));
     }
     if let Some(port) = listener(ctx).and_then(|listener| listener.redirect_to_https) {
-        return answer::to_https(session.req_header(), port);
+        return answer::to_https(&caller.head, port);
     }
     let snapshot = Arc::clone(&ctx.snapshot);
-    let is_absolute = is_absolute(session.req_header());
-    let parts: &Parts = session.req_header();
+    if caller.head.method == Method::CONNECT {
+        // What follows is for the other end of a tunnel, and no request to us.
+        caller.close_after();
+        return Err(RejectKind::MethodNotAllowed.because("CONNECT is for forward proxies"));
+    }
+    let parts: &Parts = &caller.head;
+    let is_absolute = is_absolute(parts);
     let host = Host::of(parts)?;
     let name = listener(ctx).map_or("", |listener| listener.name.as_str());
     if let Some(route) = identify::preflight(parts, &snapshot, name, &host) {
@@ -130,14 +120,13 @@ pub async fn run(session: &mut Session, ctx: &mut RequestContext) -> Result<Next
     let tunnel = open_tunnel(parts, ctx, &route)?;
     let hash_key = hash_key(parts, ctx, upstream);
     let sticky = sticky(parts, tunnel.is_some(), upstream);
-    let large_body = is_large_body(session);
+    let large_body = is_large_body(caller);
     if let Some(admission) = &mut ctx.admission {
         admission.hash_key = hash_key;
         admission.sticky = sticky;
         admission.large_body = large_body;
         admission.tunnel = tunnel;
     }
-    limit_caller(session, ctx);
     dispatch::reserve(ctx).await?;
     Ok(Next::Forward)
 }
@@ -149,8 +138,9 @@ fn redirect(status: u16, ctx: &RequestContext) -> Result<Next, Reject> {
 }
 
 /// `GET http://host/path`, which only proxies are asked: an endpoint gets the path (RFC 9112 section 3.2.1).
-fn is_absolute(head: &RequestHeader) -> bool {
-    head.version <= http::Version::HTTP_11 && !head.raw_path().starts_with(b"/")
+fn is_absolute(head: &Parts) -> bool {
+    head.version <= http::Version::HTTP_11
+        && (head.uri.scheme().is_some() || !head.uri.path().starts_with('/'))
 }
 
 fn listener(ctx: &RequestContext) -> Option<&Arc<ListenerRules>> {
@@ -160,15 +150,6 @@ fn listener(ctx: &RequestContext) -> Option<&Arc<ListenerRules>> {
 /// A body that says it is too large is refused unread; one that does not say is counted as it comes.
 fn limit_body(parts: &Parts, route: &Route) -> Result<(), Reject> {
     let max = route.settings.body_max.0;
-    let lengths = parts.headers.get_all(header::CONTENT_LENGTH).into_iter();
-    let is_list = |value: &HeaderValue| value.as_bytes().contains(&b',');
-    if lengths
-        .enumerate()
-        .any(|(nth, value)| nth > 0 || is_list(value))
-    {
-        // RFC 9112 section 6.3: to be mended or refused; the endpoint might read it otherwise than we.
-        return Err(RejectKind::BadRequest.because("Content-Length was given more than once"));
-    }
     match content_length(&parts.headers) {
         Some(length) if length > max => {
             Err(RejectKind::BodyTooLarge.because(format_args!("{length} bytes, {max} allowed")))
@@ -187,11 +168,11 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Whether the body may be larger than what can be sent twice.
-fn is_large_body(session: &mut Session) -> bool {
-    if session.is_body_empty() {
+fn is_large_body(caller: &Caller) -> bool {
+    if caller.has_sent() {
         return false;
     }
-    content_length(&session.req_header().headers).is_none_or(|length| length > REPLAY_BYTES_MAX)
+    content_length(&caller.head.headers).is_none_or(|length| length > REPLAY_BYTES_MAX)
 }
 
 /// A WebSocket is a request like any other until here; what is special is how long it stays.
@@ -224,22 +205,14 @@ fn open_tunnel(
 /// RFC 6455 section 4.1: `GET`, `Connection: Upgrade` and `Upgrade: websocket`, by HTTP/1.1 only, and
 /// without a body. Whatever else asks for an upgrade is an ordinary request, with ordinary limits.
 fn asks_for_websocket(parts: &Parts) -> bool {
-    let names = |name, token: &str| {
-        let values = parts.headers.get_all(name).into_iter();
-        let texts = values.filter_map(|value| value.to_str().ok());
-        texts
-            .flat_map(|text| text.split(','))
-            .any(|part| part.trim().eq_ignore_ascii_case(token))
-    };
     let has_body = || {
         parts.headers.contains_key(header::TRANSFER_ENCODING)
             || content_length(&parts.headers).is_some_and(|length| length > 0)
     };
     parts.version == http::Version::HTTP_11
         && parts.method == http::Method::GET
-        && parts.headers.contains_key(header::UPGRADE)
-        && names(header::UPGRADE, "websocket")
-        && names(header::CONNECTION, "upgrade")
+        && fields::lists(&parts.headers, &header::UPGRADE, "websocket")
+        && fields::lists(&parts.headers, &header::CONNECTION, "upgrade")
         && !has_body()
 }
 
@@ -294,22 +267,6 @@ fn sticky(parts: &Parts, is_websocket: bool, upstream: &Upstream) -> Sticky {
 fn cookies(parts: &Parts) -> impl Iterator<Item = &[u8]> {
     let lines = parts.headers.get_all(header::COOKIE).into_iter();
     lines.map(HeaderValue::as_bytes)
-}
-
-/// How long the caller may take over its body, and over reading the answer.
-pub fn limit_caller(session: &mut Session, ctx: &RequestContext) {
-    let Some(route) = ctx.route() else {
-        return;
-    };
-    let idle = route.settings.timeouts.idle.0;
-    let downstream = session.as_downstream_mut();
-    if ctx.is_tunnel() {
-        downstream.set_read_timeout(None);
-        downstream.set_write_timeout(Some(route.settings.websocket.idle.0));
-        return;
-    }
-    downstream.set_read_timeout(Some(idle));
-    downstream.set_write_timeout(Some(idle));
 }
 
 /// Path and query as they are logged.

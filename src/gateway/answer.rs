@@ -1,29 +1,29 @@
 //! Answers that a route gives by itself: redirects and fixed responses.
 
 use super::admit::Next;
+use super::caller::Caller;
 use super::context::RequestContext;
 use super::refuse;
+use super::timer::Timer;
 use crate::base::ending::Ending;
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::Action;
 use crate::stage::route::host::Host;
+use crate::wire::head::ResponseHead;
 use bytes::Bytes;
-use http::header;
 use http::request::Parts;
-use pingora::Result;
-use pingora::http::ResponseHeader;
-use pingora::proxy::Session;
+use http::{HeaderValue, StatusCode, header};
 
 pub async fn run(
-    session: &mut Session,
+    caller: &mut Caller,
     ctx: &mut RequestContext,
-    head: Box<ResponseHeader>,
+    timer: &mut Timer,
+    head: ResponseHead,
     body: Bytes,
-) -> Result<bool> {
-    refuse::keep_connection_if_cheap(session);
-    refuse::send(session, ctx, *head, body).await?;
-    ctx.end(Ending::Answered);
-    Ok(true)
+) {
+    if refuse::send(caller, ctx, timer, head, body).await {
+        ctx.end(Ending::Answered);
+    }
 }
 
 /// Same host, path and query; 308 keeps method and body (RFC 9110 section 15.4.9).
@@ -43,19 +43,16 @@ pub fn to_https(parts: &Parts, port: u16) -> Result<Next, Reject> {
 }
 
 pub fn redirect(status: u16, location: &str) -> Result<Next, Reject> {
-    let head = head(status, 0).and_then(|mut head| {
-        head.insert_header(header::LOCATION, location)?;
-        Ok(head)
-    });
-    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
+    let mut head = head(status)?;
+    let location =
+        HeaderValue::from_str(location).map_err(|error| RejectKind::Internal.because(error))?;
+    head.headers.insert(header::LOCATION, location);
     Ok(Next::Answer(Box::new(head), Bytes::new()))
 }
 
 /// 204.
 pub fn empty() -> Result<Next, Reject> {
-    let head = ResponseHeader::build(204, Some(6));
-    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
-    Ok(Next::Answer(Box::new(head), Bytes::new()))
+    Ok(Next::Answer(Box::new(head(204)?), Bytes::new()))
 }
 
 pub fn fixed(action: &Action) -> Result<Next, Reject> {
@@ -67,25 +64,19 @@ pub fn fixed(action: &Action) -> Result<Next, Reject> {
     else {
         return Err(RejectKind::Internal.because("the route has no fixed answer"));
     };
-    let bodyless = matches!(status, 204 | 304);
-    let length = if bodyless { 0 } else { body.len() };
-    let head = head(*status, length).and_then(|mut head| {
-        if bodyless {
-            head.remove_header(&header::CONTENT_LENGTH);
-        } else {
-            head.insert_header(header::CONTENT_TYPE, content_type)?;
-        }
-        Ok(head)
-    });
-    let head = head.map_err(|error| RejectKind::Internal.because(error))?;
-    let body = if bodyless { Bytes::new() } else { body.clone() };
-    Ok(Next::Answer(Box::new(head), body))
+    let mut head = head(*status)?;
+    if matches!(status, 204 | 304) {
+        return Ok(Next::Answer(Box::new(head), Bytes::new()));
+    }
+    head.headers
+        .insert(header::CONTENT_TYPE, content_type.clone());
+    Ok(Next::Answer(Box::new(head), body.clone()))
 }
 
-fn head(status: u16, length: usize) -> Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(6))?;
-    head.insert_header(header::CONTENT_LENGTH, length)?;
-    Ok(head)
+fn head(status: u16) -> Result<ResponseHead, Reject> {
+    let status =
+        StatusCode::from_u16(status).map_err(|error| RejectKind::Internal.because(error))?;
+    Ok(ResponseHead::new(status))
 }
 
 #[cfg(test)]

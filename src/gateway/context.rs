@@ -1,6 +1,7 @@
-//! One request, from its birth in `new_ctx` to its one line in the access log.
+//! One request, from its birth to its one line in the access log.
 
 use super::finish::Reporter;
+use super::pace::Pace;
 use crate::base::client::Client;
 use crate::base::ending::Ending;
 use crate::base::principal::Principal;
@@ -8,18 +9,18 @@ use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
 use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
 use crate::stage::listen::forwarded::ForwardedHeaders;
-use crate::stage::listen::trace::Trace;
+use crate::stage::listen::trace::{Trace, X_REQUEST_ID};
 use crate::stage::route::cors::Said;
 use crate::stage::upstream::endpoint::Endpoint;
 use crate::stage::upstream::pool::Lease;
 use crate::stage::upstream::retry::Failure;
-use crate::stage::upstream::socket::Silence;
-use http::{HeaderValue, Method, Uri, Version};
-use pingora::Result;
-use pingora::http::ResponseHeader;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// For answers to requests that no route takes.
+const LIMIT_WITHOUT_ROUTE: Duration = Duration::from_secs(30);
 
 /// What is known of a request grows by stage; a field is `None` until its stage has run.
 pub struct RequestContext {
@@ -35,10 +36,6 @@ pub struct RequestContext {
     pub reject: Option<Reject>,
     /// What the last failed attempt would be answered with, should no other attempt be possible.
     pub failed: Option<(Ending, Reject)>,
-    /// Whether no other attempt is to be made.
-    pub gave_up: bool,
-    /// Whether the answer under way is our own, spoken by `stage::upstream::refusal`.
-    pub refusing: bool,
     pub ending: Option<Ending>,
     /// Status sent to the caller, 0 for none.
     pub status: u16,
@@ -75,7 +72,7 @@ pub struct Admission {
     pub target: Option<String>,
     /// What the pool's `hash` is taken of.
     pub hash_key: Option<u64>,
-    /// Whether the request carries a body that the retry buffer cannot hold.
+    /// Whether the request carries a body that is not kept for another attempt.
     pub large_body: bool,
     /// The place of a WebSocket among those open; given back on drop.
     pub tunnel: Option<Tunnel>,
@@ -121,12 +118,8 @@ pub struct Attempt {
     pub status: Option<u16>,
     pub failure: Option<Failure>,
     pub took: Duration,
-    /// Whether the request has been sent whole.
-    pub sent: bool,
-    /// The silence limit of its connection, and this attempt's number there.
-    pub silence: Option<(Arc<Silence>, u64)>,
-    /// Whether that limit had passed, remembered when the connection was given back.
-    silenced: bool,
+    /// Whether its connection had served another request before.
+    pub reused: bool,
 }
 
 impl Attempt {
@@ -139,9 +132,7 @@ impl Attempt {
             status: None,
             failure: None,
             took: Duration::ZERO,
-            sent: false,
-            silence: None,
-            silenced: false,
+            reused: false,
         }
     }
 
@@ -152,14 +143,6 @@ impl Attempt {
             connect: self.connected,
             first_byte: self.first_byte,
             total: self.took,
-        }
-    }
-
-    /// The connection is given back: its time limits were this attempt's.
-    fn release(&mut self) {
-        if let Some((silence, turn)) = self.silence.take() {
-            self.silenced = silence.was_broken(turn);
-            silence.lift(turn);
         }
     }
 }
@@ -183,8 +166,6 @@ impl RequestContext {
             traffic: Traffic::default(),
             reject: None,
             failed: None,
-            gave_up: false,
-            refusing: false,
             ending: None,
             status: 0,
             reporter,
@@ -223,25 +204,6 @@ impl RequestContext {
             .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Something came from the endpoint, or went to it.
-    pub fn heard(&self) {
-        if let Some((silence, _)) = self.watched() {
-            silence.heard();
-        }
-    }
-
-    /// Whether the endpoint was silent for too long, so that its connection was shut.
-    pub fn was_silenced(&self) -> bool {
-        self.attempts.last().is_some_and(|attempt| {
-            let held = attempt.silence.as_ref();
-            attempt.silenced || held.is_some_and(|(silence, turn)| silence.was_broken(*turn))
-        })
-    }
-
-    fn watched(&self) -> Option<&(Arc<Silence>, u64)> {
-        self.attempts.last()?.silence.as_ref()
-    }
-
     /// Until the deadline; none where there is none.
     pub fn time_left(&self) -> Option<Duration> {
         let deadline = self.deadline()?;
@@ -256,12 +218,30 @@ impl RequestContext {
             .any(|failure| failure == Failure::ReusedClosedSilent)
     }
 
-    /// The attempt is over, well or badly: its place at the endpoint is free again.
-    pub fn release_attempt(&mut self) {
-        if let Some(attempt) = self.attempts.last_mut() {
-            attempt.release();
-        }
-        self.lease = None;
+    /// The pace that the caller must keep in one direction.
+    pub fn pace(&self) -> Pace {
+        let arrival = self.arrival.as_ref();
+        let min_rate = arrival.map_or(0, |arrival| arrival.listener.min_rate);
+        Pace::new(min_rate, self.idle_limit())
+    }
+
+    /// How long nothing may move.
+    pub fn idle_limit(&self) -> Duration {
+        self.route()
+            .map_or(LIMIT_WITHOUT_ROUTE, |route| route.settings.timeouts.idle.0)
+    }
+
+    /// How long an endpoint that was sent everything may take to begin its answer.
+    pub fn first_byte_limit(&self) -> Duration {
+        self.route().map_or(LIMIT_WITHOUT_ROUTE, |route| {
+            route.settings.timeouts.first_byte.0
+        })
+    }
+
+    /// How long a tunnel may be silent.
+    pub fn tunnel_limit(&self) -> Duration {
+        self.route()
+            .map_or(LIMIT_WITHOUT_ROUTE, |route| route.settings.websocket.idle.0)
     }
 
     /// Whether the request asked for a WebSocket and was admitted as one.
@@ -282,26 +262,26 @@ impl RequestContext {
     }
 
     /// Headers that every answer carries, ours or an endpoint's.
-    pub fn decorate(&self, head: &mut ResponseHeader) -> Result<()> {
+    pub fn decorate(&self, headers: &mut HeaderMap) {
         let Some(arrival) = &self.arrival else {
-            return Ok(());
+            return;
         };
         if let Some(hsts) = &arrival.listener.hsts {
-            head.insert_header("Strict-Transport-Security", hsts)?;
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
         }
         if let Some(admission) = &self.admission {
-            super::identify::decorate(head, admission)?;
+            super::identify::decorate(headers, admission);
         }
         if let Some(route) = self.route() {
-            super::headers::change_response(head, &route.response_headers)?;
+            super::forward::change(headers, &route.response_headers);
         }
-        Ok(())
+        headers.insert(X_REQUEST_ID, arrival.request_id.clone());
     }
 }
 
 impl Drop for RequestContext {
-    /// Pingora does not call `logging` when a task is cut (a panic, the end of a drain):
-    /// the request still gets its line, and its place in the gauges is given back.
+    /// A task may be cut (a panic, the end of a drain): the request still gets its line, and its
+    /// place in the gauges is given back.
     fn drop(&mut self) {
         if !self.reported {
             super::finish::report(self);

@@ -1,27 +1,17 @@
-//! From an error of Pingora's to the one name under which the request ended.
+//! From what went wrong to the one name under which the request ended.
 
+use super::caller::CallerFault;
 use super::context::RequestContext;
 use crate::base::ending::Ending;
-use crate::base::reject::RejectKind;
-use pingora::{Error, ErrorSource, ErrorType};
-
-/// How the request ended, and what the caller is told if it can still be told.
-pub fn classify(error: &Error, ctx: &RequestContext, answer_begun: bool) -> (Ending, RejectKind) {
-    if let Some(reject) = &ctx.reject {
-        let ending = ctx.ending.unwrap_or(of_reject(reject.kind));
-        return (ending, reject.kind);
-    }
-    match error.esource() {
-        ErrorSource::Upstream => of_upstream(error, ctx, answer_begun),
-        ErrorSource::Downstream => of_client(error, ctx),
-        ErrorSource::Internal | ErrorSource::Unset => (Ending::Internal, RejectKind::Internal),
-    }
-}
+use crate::base::reject::{Reject, RejectKind};
+use crate::stage::upstream::broken::Broken;
 
 /// The ending of a request that we refused.
 pub fn of_reject(kind: RejectKind) -> Ending {
     match kind {
-        RejectKind::BadRequest | RejectKind::HeadTooLarge => Ending::BadRequest,
+        RejectKind::BadRequest | RejectKind::HeadTooLarge | RejectKind::VersionNotSupported => {
+            Ending::BadRequest
+        }
         RejectKind::NoRoute | RejectKind::MethodNotAllowed => Ending::NoRoute,
         RejectKind::UnknownCaller
         | RejectKind::InvalidCredential
@@ -42,85 +32,48 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         RejectKind::FirstByteTimedOut => Ending::TimedOutFirstByte,
         RejectKind::IdleTimedOut => Ending::TimedOutIdle,
         RejectKind::TotalTimedOut => Ending::TimedOutTotal,
-        RejectKind::BodyTimedOut => Ending::ClientTimedOut,
+        RejectKind::BodyTimedOut | RejectKind::HeadTimedOut => Ending::ClientTimedOut,
         RejectKind::Internal => Ending::Internal,
     }
 }
 
-fn of_upstream(error: &Error, ctx: &RequestContext, begun: bool) -> (Ending, RejectKind) {
-    if timed_out(error, ctx) {
-        return of_time_out(error, ctx, begun);
-    }
-    match error.etype() {
-        kind if is_connect(kind) => (Ending::ConnectFailed, RejectKind::ConnectFailed),
-        ErrorType::InvalidHTTPHeader | ErrorType::InvalidH2 | ErrorType::H1Error => {
-            (Ending::UpstreamMalformed, RejectKind::UpstreamFailed)
+/// An attempt that broke: how the request ends if no other follows, and what the caller is told.
+/// `begun`: it has seen part of the answer.
+pub fn of_endpoint(broken: &Broken, ctx: &RequestContext, begun: bool) -> (Ending, Reject) {
+    let (ending, kind) = match broken {
+        Broken::NotConnected {
+            timed_out: true, ..
         }
+        | Broken::TimedOut
+            if ctx.is_over_total() =>
+        {
+            (Ending::TimedOutTotal, RejectKind::TotalTimedOut)
+        }
+        Broken::NotConnected {
+            timed_out: true, ..
+        } => (Ending::TimedOutConnect, RejectKind::ConnectTimedOut),
+        Broken::NotConnected { .. } => (Ending::ConnectFailed, RejectKind::ConnectFailed),
+        Broken::TimedOut if begun => (Ending::TimedOutIdle, RejectKind::IdleTimedOut),
+        Broken::TimedOut => (Ending::TimedOutFirstByte, RejectKind::FirstByteTimedOut),
+        Broken::Malformed(_) => (Ending::UpstreamMalformed, RejectKind::UpstreamFailed),
         _ if begun => (Ending::UpstreamCut, RejectKind::UpstreamFailed),
         _ => (Ending::UpstreamReset, RejectKind::UpstreamFailed),
-    }
+    };
+    (ending, kind.because(broken))
 }
 
-fn of_time_out(error: &Error, ctx: &RequestContext, begun: bool) -> (Ending, RejectKind) {
-    if ctx.is_over_total() {
-        (Ending::TimedOutTotal, RejectKind::TotalTimedOut)
-    } else if is_connect_time_out(error.etype()) {
-        (Ending::TimedOutConnect, RejectKind::ConnectTimedOut)
-    } else if begun {
-        let ending = if ctx.is_tunnel() {
-            Ending::TunnelIdle
-        } else {
-            Ending::TimedOutIdle
-        };
-        (ending, RejectKind::IdleTimedOut)
-    } else {
-        (Ending::TimedOutFirstByte, RejectKind::FirstByteTimedOut)
-    }
-}
-
-fn of_client(error: &Error, ctx: &RequestContext) -> (Ending, RejectKind) {
-    match error.etype() {
-        ErrorType::ReadTimedout | ErrorType::WriteTimedout if ctx.is_tunnel() => {
-            (Ending::TunnelIdle, RejectKind::IdleTimedOut)
+/// A caller that will not get its answer; with what it is told, if it is still there.
+pub fn of_caller(fault: &CallerFault) -> (Ending, Option<Reject>) {
+    match fault {
+        CallerFault::Left(_) => (Ending::ClientLeft, None),
+        CallerFault::TimedOut => {
+            let reject = RejectKind::BodyTimedOut.because("the caller stopped sending or reading");
+            (Ending::ClientTimedOut, Some(reject))
         }
-        ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
-            (Ending::ClientTimedOut, RejectKind::BodyTimedOut)
-        }
-        ErrorType::InvalidHTTPHeader | ErrorType::HTTPStatus(_) => {
-            (Ending::BadRequest, RejectKind::BadRequest)
-        }
-        _ => (Ending::ClientLeft, RejectKind::BadRequest),
+        CallerFault::Malformed(reason) => (
+            Ending::BadRequest,
+            Some(RejectKind::BadRequest.because(reason)),
+        ),
+        CallerFault::BodyTooLarge => (Ending::Refused, Some(RejectKind::BodyTooLarge.into())),
     }
-}
-
-/// Whether a limit on time has passed, ours or Pingora's.
-pub fn timed_out(error: &Error, ctx: &RequestContext) -> bool {
-    let kind = error.etype();
-    matches!(kind, ErrorType::ReadTimedout | ErrorType::WriteTimedout)
-        || is_connect_time_out(kind)
-        || ctx.was_silenced()
-}
-
-fn is_connect_time_out(kind: &ErrorType) -> bool {
-    matches!(
-        kind,
-        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout
-    )
-}
-
-/// Whether the error arose before anything of the request was sent.
-pub fn is_connect(kind: &ErrorType) -> bool {
-    matches!(
-        kind,
-        ErrorType::ConnectTimedout
-            | ErrorType::ConnectRefused
-            | ErrorType::ConnectNoRoute
-            | ErrorType::ConnectError
-            | ErrorType::BindError
-            | ErrorType::SocketError
-            | ErrorType::TLSHandshakeFailure
-            | ErrorType::TLSHandshakeTimedout
-            | ErrorType::InvalidCert
-            | ErrorType::HandshakeError
-    )
 }

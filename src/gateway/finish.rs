@@ -1,15 +1,14 @@
 //! The end of every request: counted once, logged once, under exactly one name.
 
+use super::admit;
+use super::caller::Caller;
 use super::context::{Arrival, Attempt, RequestContext};
-use super::{admit, endings, refuse};
 use crate::base::ending::Ending;
 use crate::observe::access_log::{self, AccessLog, Record};
 use crate::observe::metrics::{Finished, Metrics, RouteMetrics};
 use crate::stage::upstream::retry::Failure;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use pingora::Error;
-use pingora::proxy::Session;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,20 +24,10 @@ pub struct Reporter {
     pub no_route: Arc<RouteMetrics>,
 }
 
-/// Settles on the ending, then reports it.
-pub fn run(session: &mut Session, error: Option<&Error>, ctx: &mut RequestContext) {
-    ctx.traffic.bytes_in = session.as_downstream().body_bytes_read() as u64;
-    if ctx.ending.is_none() {
-        let begun = refuse::answer_begun(session);
-        let ending = match error {
-            Some(error) => endings::classify(error, ctx, begun).0,
-            None if session.was_upgraded() && ctx.was_silenced() => Ending::TunnelIdle,
-            None if session.was_upgraded() => Ending::TunnelClosed,
-            None if begun => Ending::Completed,
-            None => Ending::Unknown,
-        };
-        ctx.end(ending);
-    }
+/// The last word on a request: every path has named its ending before.
+pub fn run(caller: &mut Caller, ctx: &mut RequestContext) {
+    ctx.traffic.bytes_in = caller.bytes_in;
+    ctx.end(Ending::Unknown);
     report(ctx);
 }
 
@@ -82,7 +71,7 @@ fn settle_attempt(ctx: &mut RequestContext) {
     if let Some(upstream) = ctx.route().and_then(|route| route.upstream()) {
         upstream.count_attempts(ctx.attempts.iter().map(Attempt::measures));
     }
-    ctx.release_attempt();
+    ctx.lease = None;
 }
 
 fn count(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): (u16, Duration)) {

@@ -1,104 +1,129 @@
-//! What leaves for the endpoint: head and body of the request. Runs again on every retry.
+//! What leaves for the endpoint: the head of the request as it will see it.
 
+use super::caller::Caller;
 use super::context::RequestContext;
-use super::{dispatch, headers, identify, refuse};
-use crate::base::reject::RejectKind;
+use super::identify;
+use crate::snapshot::HeaderChanges;
 use crate::stage::listen::{forwarded, trace};
+use crate::stage::upstream::broken::Broken;
 use crate::stage::upstream::endpoint::Address;
-use bytes::Bytes;
-use http::header;
-use pingora::http::RequestHeader;
-use pingora::proxy::Session;
-use pingora::{Error, ErrorType, Result};
+use crate::stage::upstream::exchange::{Exchange, Outbound, is_hop_by_hop};
+use crate::wire::fields;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-pub fn head(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
-    if ctx.refusing {
-        return Ok(());
-    }
+/// Fields that are meant for whoever answers: a caller that calls one of them a matter of this connection
+/// wants it to be lost on its way, and is not obeyed (RFC 9110 section 7.6.1).
+const END_TO_END: [HeaderName; 9] = [
+    header::HOST,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::ORIGIN,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::CACHE_CONTROL,
+    header::RANGE,
+    header::FORWARDED,
+];
+
+/// Changes the caller's head into ours. Once for a request: every attempt sends the same.
+pub fn prepare(caller: &mut Caller, ctx: &RequestContext) {
     let (Some(arrival), Some(admission)) = (&ctx.arrival, &ctx.admission) else {
-        return Err(Error::explain(
-            ErrorType::InternalError,
-            "forwarding a request that was not admitted",
-        ));
+        return;
     };
     let route = &admission.route;
-    if let Some(target) = &admission.target {
-        let uri = target.parse::<http::Uri>().map_err(|error| {
-            Error::because(
-                ErrorType::InternalError,
-                "the rewritten path is no URI",
-                error,
-            )
-        })?;
-        head.set_uri(uri);
-    }
-    if admission.tunnel.is_none() {
-        // Only what was admitted as a tunnel may become one.
-        head.remove_header(&header::UPGRADE);
-    }
+    let headers = &mut caller.head.parts.headers;
+    remove_named_by_connection(headers);
     if let Some(host) = &route.host_header {
-        head.insert_header(header::HOST, host)?;
-    } else if !head.headers.contains_key(header::HOST) {
-        head.insert_header(header::HOST, host_of_endpoint(ctx))?;
+        headers.insert(header::HOST, host.clone());
+    } else if !headers.contains_key(header::HOST)
+        && let Some(host) = &arrival.host
+    {
+        headers.insert(header::HOST, host.clone());
     }
     if !arrival.client.trusted {
-        for claim in forwarded::claims(&head.headers) {
-            head.remove_header(&claim);
+        for claim in forwarded::claims(headers) {
+            headers.remove(&claim);
         }
     }
-    identify::forward(head, ctx)?;
+    identify::forward(headers, ctx);
     for (name, value) in arrival.forwarded.clone().into_pairs() {
-        head.insert_header(name, value)?;
+        headers.insert(name, value);
     }
-    head.insert_header(trace::X_REQUEST_ID, &arrival.request_id)?;
-    head.insert_header(trace::TRACEPARENT, arrival.trace.traceparent())?;
+    headers.insert(trace::X_REQUEST_ID, arrival.request_id.clone());
+    headers.insert(trace::TRACEPARENT, arrival.trace.traceparent());
     if !arrival.trace.continued {
-        head.remove_header(&trace::TRACESTATE);
+        headers.remove(trace::TRACESTATE);
     }
-    headers::change_request(head, &route.request_headers)
+    change(headers, &route.request_headers);
 }
 
-/// Callers of HTTP/1.0 may name no host, but what we send is HTTP/1.1, which must (RFC 9112 section 3.2).
-fn host_of_endpoint(ctx: &RequestContext) -> String {
-    let Some(attempt) = ctx.attempts.last() else {
-        return String::new();
+/// Puts the head into an exchange.
+pub fn start(
+    exchange: &mut Exchange,
+    caller: &mut Caller,
+    ctx: &RequestContext,
+) -> Result<(), Broken> {
+    // Callers of HTTP/1.0 may name no host, but what we send must (RFC 9112 section 3.2).
+    let nameless = !caller.head.headers.contains_key(header::HOST);
+    if nameless && let Some(host) = host_of_endpoint(ctx) {
+        caller.head.parts.headers.insert(header::HOST, host);
+    }
+    let admission = ctx.admission.as_ref();
+    let target = admission.and_then(|admission| admission.target.as_deref());
+    let own = caller.head.uri.path_and_query();
+    let upgrade = if ctx.is_tunnel() {
+        caller.head.headers.get(header::UPGRADE)
+    } else {
+        // Only what was admitted as a tunnel may become one.
+        None
     };
-    match (&attempt.endpoint.host, &attempt.endpoint.address) {
+    let started = exchange.start(Outbound {
+        method: &caller.head.method,
+        target: target.unwrap_or_else(|| own.map_or("/", |path| path.as_str())),
+        headers: &caller.head.headers,
+        spelling: &caller.head.spelling,
+        body: caller.framing(),
+        upgrade,
+    });
+    if nameless {
+        // The next endpoint has another name.
+        caller.head.parts.headers.remove(header::HOST);
+    }
+    started
+}
+
+/// Fields that the caller says are for us alone.
+fn remove_named_by_connection(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let named: Vec<HeaderName> = fields::list(headers, &header::CONNECTION)
+        // Nearly always it says nothing else, and neither is the name of a field.
+        .filter(|name| !matches!(*name, "keep-alive" | "close"))
+        .filter_map(|name| name.parse().ok())
+        .filter(|name| !is_hop_by_hop(name) && !END_TO_END.contains(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+fn host_of_endpoint(ctx: &RequestContext) -> Option<HeaderValue> {
+    let attempt = ctx.attempts.last()?;
+    let host = match (&attempt.endpoint.host, &attempt.endpoint.address) {
         (Some(host), _) => host.clone(),
         (None, Address::Ip(address)) => address.to_string(),
         (None, Address::Unix(_)) => "localhost".to_owned(),
-    }
+    };
+    HeaderValue::try_from(host).ok()
 }
 
-/// Counts the body, and stops it where the route's limit is passed.
-pub fn body(
-    session: &Session,
-    body: &mut Option<Bytes>,
-    is_last: bool,
-    ctx: &mut RequestContext,
-) -> Result<()> {
-    if is_last {
-        dispatch::sent(ctx);
+/// The changes a route makes. Removal comes first, so that a field can be replaced by one of the same name.
+pub fn change(headers: &mut HeaderMap, changes: &HeaderChanges) {
+    for name in &changes.remove {
+        headers.remove(name);
     }
-    // Pingora would write an empty last piece as a chunk of length zero, and then the end of the body
-    // as another one: the endpoint would take that for the beginning of the next request.
-    if is_last && body.as_ref().is_some_and(Bytes::is_empty) {
-        *body = None;
+    for (name, value) in &changes.set {
+        headers.insert(name.clone(), value.clone());
     }
-    let Some(chunk) = body else {
-        return Ok(());
-    };
-    // Read from the caller, not handed to the endpoint: a retry sends the same bytes again.
-    ctx.traffic.bytes_in = session.as_downstream().body_bytes_read() as u64;
-    ctx.heard();
-    if ctx.is_tunnel() {
-        return Ok(());
-    }
-    let max = ctx
-        .route()
-        .map_or(u64::MAX, |route| route.settings.body_max.0);
-    if ctx.traffic.bytes_in.max(chunk.len() as u64) > max {
-        return Err(refuse::as_error(ctx, RejectKind::BodyTooLarge.into()));
-    }
-    Ok(())
 }

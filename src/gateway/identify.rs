@@ -12,9 +12,7 @@ use crate::stage::identity::credential;
 use crate::stage::route::cors;
 use crate::stage::route::host::Host;
 use http::request::Parts;
-use http::{HeaderValue, header};
-use pingora::Result;
-use pingora::http::{RequestHeader, ResponseHeader};
+use http::{HeaderMap, HeaderValue, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -105,51 +103,49 @@ pub fn answer_preflight(
     answer::empty()
 }
 
-/// The head on its way to the endpoint: without what only we may say and without the credential, but
+/// The headers on their way to the endpoint: without what only we may say and without the credential, but
 /// with the user.
-pub fn forward(head: &mut RequestHeader, ctx: &RequestContext) -> Result<()> {
-    for name in ctx.snapshot.identities.forged(&head.headers) {
-        head.remove_header(&name);
+pub fn forward(headers: &mut HeaderMap, ctx: &RequestContext) {
+    for name in ctx.snapshot.identities.forged(headers) {
+        headers.remove(&name);
     }
     let Some(admission) = &ctx.admission else {
-        return Ok(());
+        return;
     };
     if let Some(chain) = &admission.route.identity {
-        let stripped = credential::strip(&head.headers, chain.places());
+        let stripped = credential::strip(headers, chain.places());
         for name in &stripped.remove {
-            head.remove_header(name);
+            headers.remove(name);
         }
         for (name, value) in stripped.set {
-            head.insert_header(name, value)?;
+            headers.insert(name, value);
         }
     }
     let told = admission.principal.iter().flat_map(|who| &who.headers);
     for (name, value) in told {
-        head.insert_header(name.clone(), value.clone())?;
+        headers.insert(name.clone(), value.clone());
     }
-    Ok(())
 }
 
 /// What browsers want to hear. The route's rules stand in the place of whatever the endpoint says.
-pub fn decorate(head: &mut ResponseHeader, admission: &Admission) -> Result<()> {
+pub fn decorate(headers: &mut HeaderMap, admission: &Admission) {
     if admission.route.cors.is_none() {
-        return Ok(());
+        return;
     }
     for name in &cors::OWN_HEADERS {
-        head.remove_header(name);
+        headers.remove(name);
     }
     for (name, value) in &admission.cors {
         if *name != header::VARY {
-            head.insert_header(name.clone(), value.clone())?;
-        } else if !varies_already(head, value) {
-            head.append_header(name.clone(), value.clone())?;
+            headers.insert(name.clone(), value.clone());
+        } else if !varies_already(headers, value) {
+            headers.append(name.clone(), value.clone());
         }
     }
-    Ok(())
 }
 
-fn varies_already(head: &ResponseHeader, by: &HeaderValue) -> bool {
-    let lines = head.headers.get_all(header::VARY).into_iter();
+fn varies_already(headers: &HeaderMap, by: &HeaderValue) -> bool {
+    let lines = headers.get_all(header::VARY).into_iter();
     let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     names
         .map(<[u8]>::trim_ascii)

@@ -1,46 +1,51 @@
 //! The table of contents: how a request moves through the gateway.
 //!
 //! ```text
-//!  hook                        moment     file         what is decided
-//!  new_ctx                     birth      context.rs   the snapshot is pinned
-//!  early_request_filter        arrive     admit.rs     who calls: client, request id, trace
-//!  request_filter              admit      admit.rs     route, limits; ends in Next or Reject
-//!                              identify   identify.rs  who is calling, and whether they may
-//!                              answer     answer.rs    redirects and fixed responses
-//!                              refuse     refuse.rs    every "no", in one place
-//!  upstream_peer               dispatch   dispatch.rs  an endpoint, again for each attempt
-//!  connected_to_upstream
-//!  fail_to_connect
-//!  error_while_proxy                                   another attempt, or the end
-//!  upstream_request_filter     forward    forward.rs   what leaves
-//!  request_body_filter
-//!  upstream_response_filter    relay      relay.rs     what comes back
-//!  response_filter
-//!  response_body_filter
-//!  fail_to_proxy               refuse     refuse.rs    the last word, when nothing worked
-//!  logging                     finish     finish.rs    counted and logged, exactly once
+//!  moment     file            what happens
+//!  connect    connection.rs   a connection's requests, one after the other or side by side
+//!             caller/         the caller's side of one request: HTTP/1.1, HTTP/2
+//!  live       life.rs         ONE REQUEST FROM BIRTH TO END, told in one function
+//!  birth      context.rs      the snapshot is pinned; what is known grows from here
+//!  arrive     admit.rs        who calls: client, request id, trace
+//!  admit      admit.rs        route, limits, a place at an endpoint; ends in Next or Reject
+//!             identify.rs     who is calling, and whether they may
+//!  answer     answer.rs       redirects and fixed responses
+//!  refuse     refuse.rs       every "no", in one place
+//!  dispatch   dispatch.rs     an endpoint, again for each attempt; another attempt, or the end
+//!  attempt    attempt.rs      one try: connect, send, wait for the head of the answer
+//!  forward    forward.rs      what leaves: the head as the endpoint will see it
+//!             upload.rs       the body, kept for another attempt as long as it is small
+//!  relay      relay.rs        what comes back: head and body on their way to the caller
+//!             tunnel.rs       bytes in both directions, once it is no HTTP any more
+//!  finish     finish.rs       counted and logged, exactly once, under one ending
 //! ```
 
 mod admit;
 mod answer;
+mod attempt;
+mod caller;
 pub mod connection;
 mod context;
 mod dispatch;
 mod endings;
 pub mod finish;
+mod flood;
 mod forward;
-mod headers;
-mod hooks;
 mod identify;
+mod life;
+mod pace;
 mod refuse;
 mod relay;
+mod timer;
+mod tunnel;
+mod upload;
 
 use crate::snapshot::Snapshot;
 use arc_swap::ArcSwap;
 use context::RequestContext;
 use finish::Reporter;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The proxy itself: cheap to clone, one for each worker.
 #[derive(Clone)]
@@ -57,18 +62,11 @@ impl Gateway {
         }
     }
 
-    /// How long a connection of this listener may rest; none when it is in the configuration no more.
-    fn keepalive_of(&self, listener: &str) -> Option<Duration> {
-        let snapshot = self.current.load();
-        let rules = snapshot.listeners.get(listener)?;
-        Some(rules.keepalive)
-    }
-
-    fn begin(&self) -> RequestContext {
-        RequestContext::new(
+    fn begin(&self) -> Box<RequestContext> {
+        Box::new(RequestContext::new(
             self.current.load_full(),
             Arc::clone(&self.reporter),
             Instant::now(),
-        )
+        ))
     }
 }

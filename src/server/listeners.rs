@@ -8,12 +8,11 @@ use crate::gateway::Gateway;
 use crate::gateway::connection::{self, Closing};
 use crate::observe::metrics::Metrics;
 use crate::stage::listen::accept::{self, Greeter, Listener};
+use crate::stage::listen::conn::Arrived;
 use crate::stage::listen::resolver::Certificates;
 use crate::stage::listen::settings::Settings;
 use crate::stage::listen::tls::{TlsChange, TlsSlot, load_certificate};
-use pingora::apps::HttpServerApp;
-use pingora::protocols::Stream;
-use pingora::proxy::HttpProxy;
+use crate::stage::upstream::connector::Connector;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -26,9 +25,9 @@ use tokio::sync::watch;
 const BIND_RETRIES: usize = 20;
 const BIND_REST: Duration = Duration::from_millis(10);
 
-/// One worker's proxy, with its own kept connections to endpoints.
+/// One worker's share of the proxy, with its own kept connections to endpoints.
 pub struct Worker {
-    pub proxy: Arc<HttpProxy<Gateway>>,
+    pub connector: Arc<Connector>,
     pub gateway: Gateway,
     pub closing: Closing,
     pub live: Arc<Live>,
@@ -39,16 +38,15 @@ impl Greeter for Worker {
         self.gateway.current.load().trusted.contains(peer.ip())
     }
 
-    async fn serve(self: Arc<Self>, stream: Stream) {
+    async fn serve(self: Arc<Self>, arrived: Arrived) {
         let _alive = self.live.enter();
-        connection::serve(&self.gateway, &self.proxy, stream, self.closing.clone()).await;
-    }
-}
-
-impl Worker {
-    /// Connections that rest between two requests end now.
-    pub async fn close_idle(&self) {
-        self.proxy.http_cleanup().await;
+        connection::serve(
+            &self.gateway,
+            &self.connector,
+            arrived,
+            self.closing.clone(),
+        )
+        .await;
     }
 }
 

@@ -18,43 +18,28 @@ use crate::gateway::finish::Reporter;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::{Metrics, NO_ROUTE};
 use crate::snapshot::{Snapshot, State};
+use crate::stage::upstream::connector::Connector;
 use arc_swap::ArcSwap;
 use drain::Live;
 use identities::Identities;
 use listeners::{Listeners, Worker};
-use pingora::apps::HttpServerOptions;
-use pingora::protocols::http::v2::server::default_h2_options;
-use pingora::proxy::http_proxy;
-use pingora::server::configuration::ServerConf;
 use pools::Pools;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use workers::Workers;
 
-/// Pingora's bound on attempts lies above ours (16), so that ours is the one that counts.
-const ATTEMPTS_BOUND: usize = 32;
+/// How often connections to endpoints that rest are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// Idle connections to endpoints that one worker keeps, over all pools.
-const KEPT_CONNECTIONS_MAX: usize = 2048;
-
-/// An HTTP/2 connection without streams is closed after this.
-const HTTP2_IDLE_MAX: Duration = Duration::from_mins(2);
-
-/// What one caller may have on its way to us on one HTTP/2 connection; the 64 KiB of the protocol's
-/// default would hold up uploads on long links.
-const HTTP2_CONNECTION_WINDOW: u32 = 1 << 20;
-const HTTP2_STREAM_WINDOW: u32 = 256 << 10;
-
-/// What waits for a caller that does not read, on each stream. The library's 400 KiB would let a hundred
-/// streams hold 40 MiB.
-const HTTP2_SEND_BUFFER_MAX: usize = 64 << 10;
+/// For the last words of WebSockets and streams when the drain deadline has passed.
+const FAREWELL_MAX: Duration = Duration::from_secs(3);
 
 /// A running gateway.
 pub struct Server {
@@ -70,6 +55,7 @@ pub struct Server {
     live: Arc<Live>,
     closing: watch::Sender<bool>,
     idle_closing: watch::Sender<bool>,
+    cut: watch::Sender<bool>,
     /// True when nothing is left to show to operators.
     stopped: watch::Sender<bool>,
     draining: AtomicBool,
@@ -171,16 +157,20 @@ impl Server {
         let workers = Workers::start(threads.get())?;
         let closing = watch::Sender::new(false);
         let idle_closing = watch::Sender::new(false);
+        let cut = watch::Sender::new(false);
         let live = Arc::new(Live::default());
         let greeters = workers.handles().iter().map(|runtime| {
             // Pingora's connector belongs to the runtime that it is made on.
             let _inside = runtime.enter();
+            let connector = Arc::new(Connector::new());
+            runtime.spawn(sweep(Arc::downgrade(&connector)));
             Arc::new(Worker {
-                proxy: Arc::new(proxy(&gateway)),
+                connector,
                 gateway: gateway.clone(),
                 closing: Closing {
                     soon: closing.subscribe(),
                     idle: idle_closing.subscribe(),
+                    cut: cut.subscribe(),
                 },
                 live: Arc::clone(&live),
             })
@@ -198,6 +188,7 @@ impl Server {
             live,
             closing,
             idle_closing,
+            cut,
             stopped: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::default(),
@@ -262,15 +253,15 @@ impl Server {
             tokio::time::sleep(delay).await;
             self.stop_accepting();
             self.idle_closing.send_replace(true);
-            for greeter in &self.greeters {
-                greeter.close_idle().await;
-            }
             self.live.wait_idle().await;
         };
         if tokio::time::timeout(deadline, drained).await.is_ok() {
             tracing::info!("drained");
         } else {
             tracing::warn!(cut = self.live.count(), "the drain deadline has passed");
+            // WebSockets are told to come back elsewhere, readers of events too.
+            self.cut.send_replace(true);
+            let _ = tokio::time::timeout(FAREWELL_MAX, self.live.wait_idle()).await;
         }
     }
 
@@ -294,21 +285,14 @@ fn accept_admin(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(socket)
 }
 
-fn proxy(gateway: &Gateway) -> pingora::proxy::HttpProxy<Gateway> {
-    let conf = ServerConf {
-        threads: 1,
-        max_retries: ATTEMPTS_BOUND,
-        upstream_keepalive_pool_size: KEPT_CONNECTIONS_MAX,
-        ..ServerConf::default()
-    };
-    let mut proxy = http_proxy(&Arc::new(conf), gateway.clone());
-    let mut options = HttpServerOptions::default();
-    options.h2_idle_timeout = Some(HTTP2_IDLE_MAX);
-    proxy.server_options = Some(options);
-    let mut http2 = default_h2_options();
-    http2.initial_window_size(HTTP2_STREAM_WINDOW);
-    http2.initial_connection_window_size(HTTP2_CONNECTION_WINDOW);
-    http2.max_send_buffer_size(HTTP2_SEND_BUFFER_MAX);
-    proxy.h2_options = Some(http2);
-    proxy
+/// Closes connections to endpoints that rested for too long, as long as their worker runs.
+async fn sweep(connector: Weak<Connector>) {
+    let mut every = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        every.tick().await;
+        let Some(connector) = connector.upgrade() else {
+            return;
+        };
+        connector.sweep(Instant::now());
+    }
 }

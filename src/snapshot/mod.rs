@@ -21,10 +21,12 @@ use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
 use crate::stage::listen::forwarded::TrustedProxies;
-use crate::stage::listen::settings::{HstsSettings, Settings as ListenerSettings};
+use crate::stage::listen::settings::{HeadSettings, HstsSettings, Settings as ListenerSettings};
 use crate::stage::route::table::Table;
+use crate::wire::head::HeadLimits;
 use http::HeaderValue;
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +46,12 @@ pub struct ListenerRules {
     pub name: String,
     pub metrics: Arc<ListenerMetrics>,
     pub keepalive: Duration,
+    /// Requests on one connection of HTTP/1.1.
+    pub keepalive_requests: u32,
+    pub head: HeadLimits,
+    pub head_timeout: Duration,
+    /// Bytes a second; 0: none.
+    pub min_rate: u64,
     pub redirect_to_https: Option<u16>,
     pub hsts: Option<HeaderValue>,
     /// Whether it is in the configuration no more, and only its last connections are left.
@@ -78,6 +86,16 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// The rules of a listener, or those for what is left of one that was removed.
+    pub fn rules_of(&self, listener: &str, metrics: &Arc<Metrics>) -> Arc<ListenerRules> {
+        match self.listeners.get(listener) {
+            Some(rules) => Arc::clone(rules),
+            None => Arc::new(ListenerRules::gone(listener, metrics)),
+        }
+    }
+}
+
 impl ListenerRules {
     /// For a connection that has outlived its listener.
     pub fn gone(name: &str, metrics: &Arc<Metrics>) -> Self {
@@ -85,6 +103,10 @@ impl ListenerRules {
             name: name.to_owned(),
             metrics: metrics.listener(name),
             keepalive: Duration::ZERO,
+            keepalive_requests: 1,
+            head: head_limits(&HeadSettings::default()),
+            head_timeout: HeadSettings::default().timeout.0,
+            min_rate: 0,
             redirect_to_https: None,
             hsts: None,
             gone: true,
@@ -97,10 +119,23 @@ impl ListenerRules {
             name: name.to_owned(),
             metrics: state.metrics.listener(name),
             keepalive: settings.keepalive.0.0,
+            keepalive_requests: settings
+                .keepalive_requests
+                .map_or(u32::MAX, NonZeroU32::get),
+            head: head_limits(&settings.head),
+            head_timeout: settings.head.timeout.0,
+            min_rate: settings.min_rate.0.0,
             redirect_to_https: settings.redirect_to_https,
             hsts: hsts.map(hsts_value),
             gone: false,
         }
+    }
+}
+
+fn head_limits(settings: &HeadSettings) -> HeadLimits {
+    HeadLimits {
+        bytes: usize::try_from(settings.bytes.0).unwrap_or(usize::MAX),
+        fields: usize::from(settings.fields),
     }
 }
 

@@ -137,23 +137,6 @@ async fn large_heads_pass_and_larger_ones_are_refused() {
 }
 
 #[tokio::test]
-async fn a_head_without_end_is_refused() {
-    let app = Upstream::named("app").await;
-    let gateway = Gateway::of(&[&app], "", "").await;
-    let huge = "a".repeat(2 << 20);
-    let mut client = Client::connect(&gateway).await;
-    let head = format!("GET / HTTP/1.1\r\nhost: test\r\nx-huge: {huge}\r\n\r\n");
-    let sent = client.try_send(head.as_bytes()).await;
-    if let Ok(answer) = client.read_answer(false).await {
-        assert!(matches!(answer.status, 400 | 431), "{}", answer.head);
-    } else {
-        println!("closed without an answer, sent: {sent:?}");
-    }
-    assert_eq!(app.count(), 0);
-    assert_eq!(gateway.get("/").await.status, 200);
-}
-
-#[tokio::test]
 async fn trailers_pass_over_http2() {
     let app = UpstreamH2::plain(|_| ReplyH2 {
         trailers: vec![("grpc-status", "0"), ("x-sum", "9")],
@@ -190,7 +173,7 @@ async fn trailers_pass_over_http2() {
 }
 
 #[tokio::test]
-async fn trailers_over_http1_do_no_harm() {
+async fn trailers_pass_over_http1() {
     let app = Upstream::replying(|_| {
         Reply::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n4\r\nbody\r\n0\r\nx-sum: 9\r\n\r\n")
     })
@@ -207,6 +190,7 @@ async fn trailers_over_http1_do_no_harm() {
             (answer.status, answer.text().as_str(), answer.complete),
             (200, "body", true)
         );
+        assert_eq!(answer.trailers, ["x-sum: 9"]);
         assert_eq!(app.last().await.body_start, "body");
     }
     assert_eq!(
@@ -230,82 +214,6 @@ async fn an_old_caller_is_understood() {
     );
     assert_eq!(answer.header("transfer-encoding"), None, "{}", answer.head);
     gateway.settled().await;
-}
-
-/// Heads that two parsers could read in two ways, one of which hides a request in the body.
-const AMBIGUOUS: &[(&str, &str)] = &[
-    (
-        "length and chunked",
-        "content-length: 37\r\ntransfer-encoding: chunked\r\n",
-    ),
-    ("two lengths", "content-length: 0\r\ncontent-length: 37\r\n"),
-    ("a list of lengths", "content-length: 0, 37\r\n"),
-    (
-        "chunked twice",
-        "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
-    ),
-    ("unknown coding", "transfer-encoding: xchunked\r\n"),
-    (
-        "chunked is not last",
-        "transfer-encoding: chunked, identity\r\n",
-    ),
-    ("space before the colon", "transfer-encoding : chunked\r\n"),
-    (
-        "tab in the value",
-        "transfer-encoding:\tchunked\r\ncontent-length: 0\r\n",
-    ),
-    ("folded line", "x: y\r\n transfer-encoding: chunked\r\n"),
-    ("negative length", "content-length: -1\r\n"),
-    ("plus length", "content-length: +37\r\n"),
-    ("bare line feed", "x: y\ncontent-length: 37\r\n"),
-    ("bare carriage return", "x: y\rcontent-length: 37\r\n"),
-    ("no-break space", "transfer-encoding: \u{a0}chunked\r\n"),
-];
-
-/// Whatever is answered: the hidden request never reaches the upstream as one of its own.
-#[tokio::test]
-async fn a_request_cannot_be_smuggled() {
-    let hidden = "GET /hidden HTTP/1.1\r\nhost: test\r\n\r\n";
-    let app = Upstream::replying(|seen| Reply::ok(seen.target().to_owned())).await;
-    let gateway = Gateway::of(&[&app], "", "timeouts: { idle: 500ms }").await;
-    for (what, head) in AMBIGUOUS {
-        let mut client = Client::connect(&gateway).await;
-        let text = format!("POST /seen HTTP/1.1\r\nhost: test\r\n{head}\r\n0\r\n\r\n{hidden}");
-        let _ = client.try_send(text.as_bytes()).await;
-        let status = client.read_answer(false).await.map(|answer| answer.status);
-        // Requests after it show what the upstream made of the bytes.
-        for _ in 0..2 {
-            assert_eq!(gateway.get("/after").await.text(), "/after", "{what}");
-        }
-        println!("{what}: {status:?}");
-    }
-    for seen in app.seen() {
-        assert_ne!(seen.target(), "/hidden");
-        let framings =
-            seen.headers("content-length").len() + seen.headers("transfer-encoding").len();
-        assert!(framings <= 1, "{}", seen.head);
-    }
-}
-
-#[tokio::test]
-async fn a_malformed_request_is_refused() {
-    let app = Upstream::named("app").await;
-    let gateway = Gateway::of(&[&app], "", "").await;
-    for text in [
-        "GET / HTTP/1.1\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
-        "GET / HTTP/1.1\r\nhost: test\r\nbad header\r\n\r\n",
-        "GET /\r\n\r\n",
-        "\0\x01\x02\r\n\r\n",
-    ] {
-        let mut client = Client::connect(&gateway).await;
-        client.send(text.as_bytes()).await;
-        if let Ok(answer) = client.read_answer(false).await {
-            assert_eq!(answer.status, 400, "{text:?}: {}", answer.head);
-        }
-    }
-    assert_eq!(app.count(), 0);
-    assert_eq!(gateway.get("/").await.status, 200);
 }
 
 #[tokio::test]
@@ -340,18 +248,4 @@ async fn events_pass_as_they_happen() {
     .await;
     gateway.ended("completed").await;
     gateway.settled().await;
-}
-
-#[tokio::test]
-async fn two_requests_in_one_packet_are_both_answered_or_the_second_is_turned_away() {
-    let app = Upstream::replying(|seen| Reply::ok(seen.target().to_owned())).await;
-    let gateway = Gateway::of(&[&app], "", "").await;
-    let mut client = Client::connect(&gateway).await;
-    client
-        .send(b"GET /1 HTTP/1.1\r\nhost: test\r\n\r\nGET /2 HTTP/1.1\r\nhost: test\r\n\r\n")
-        .await;
-    assert_eq!(client.answer().await.text(), "/1");
-    if let Ok(second) = client.read_answer(false).await {
-        assert_eq!(second.text(), "/2");
-    }
 }

@@ -19,6 +19,7 @@ mod examples;
 mod exchange;
 mod failover;
 mod forwarded;
+mod front;
 mod health;
 mod hostile;
 mod identity;

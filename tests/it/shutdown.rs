@@ -91,15 +91,22 @@ async fn it_drains_under_load_without_a_failure() {
 async fn the_deadline_is_the_end() {
     let app = Upstream::replying(|seen| match seen.target() {
         "/ws" => Reply::websocket("app"),
+        "/events" => Reply::raw("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n")
+            .silence(),
         _ => Reply::nothing(),
     })
     .await;
     let gateway = gateway("{ drain_delay: 0s, drain_deadline: 1s }", &app).await;
+    let mut events = Client::connect(&gateway).await;
+    events.count(1);
+    events
+        .send(b"GET /events HTTP/1.1\r\nhost: test\r\n\r\n")
+        .await;
     let mut waiting = Client::connect(&gateway).await;
     waiting.count(1);
     waiting.send(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").await;
     let mut socket = WebSocket::open(&gateway, "/ws", &[]).await;
-    eventually("both are there", async || (app.count() == 2).then_some(())).await;
+    eventually("all are there", async || (app.count() == 3).then_some(())).await;
     let started = Instant::now();
     gateway.signal("TERM");
     assert_eq!(
@@ -110,9 +117,13 @@ async fn the_deadline_is_the_end() {
     );
     let took = started.elapsed().as_millis();
     assert!((900..5_000).contains(&took), "{took} ms");
-    assert_eq!(socket.receive().await, None);
-    eventually("both lines", async || {
-        (gateway.access_log().len() == 2).then_some(())
+    assert_eq!(socket.close_code().await, Some(1001), "connect again");
+    let events = events.answer().await;
+    assert!(events.complete);
+    assert!(events.text().starts_with("data: 1\n\nevent: error\n"));
+    assert!(events.text().contains("draining"), "{}", events.text());
+    eventually("all lines", async || {
+        (gateway.access_log().len() == 3).then_some(())
     })
     .await;
     for line in gateway.access_log() {

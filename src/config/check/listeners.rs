@@ -53,7 +53,24 @@ fn listener(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
         report.error(at.key("proxy_protocol"), what, fix);
     }
     report.not_zero(at, "keepalive", settings.keepalive.0, "");
+    let head = at.key("head");
+    report.not_zero(&head, "timeout", settings.head.timeout, "");
+    report.must(
+        (256..=HEAD_BYTES_BOUND).contains(&settings.head.bytes.0),
+        head.key("bytes"),
+        "a head has 256 B to 1 MiB",
+        "write a size between them, such as `32KiB`",
+    );
+    report.must(
+        (1..=256).contains(&settings.head.fields),
+        head.key("fields"),
+        "a head has 1 to 256 fields",
+        "write a number between them, such as 100",
+    );
 }
+
+/// Each caller may have one head under way: larger ones would be a way to fill the memory.
+const HEAD_BYTES_BOUND: u64 = 1 << 20;
 
 fn tls(at: &KeyPath, tls: &TlsSettings, report: &mut Report<'_>) {
     let certificates = at.key("certificates");

@@ -314,7 +314,7 @@ impl ListenerMetrics {
         Counted::one(&self.connections)
     }
 
-    /// A connection was closed before its first request was read.
+    /// A connection was closed for what it did, or did not do.
     pub fn rejected(&self, reason: &'static str) {
         let family = &self.metrics.table.connections_rejected_total;
         self.scope.series(family, &[self.name(), reason]).inc();

@@ -1,13 +1,13 @@
 //! Accept, greet, hand over: what happens to a connection before its first request.
 
-use super::conn::{Connection, ConnectionFacts};
+use super::conn::{Arrived, Connection, ConnectionFacts};
 use super::proxy_protocol;
 use super::settings::Settings;
 use super::shown;
 use super::tls::TlsSlot;
 use crate::observe::metrics::ListenerMetrics;
 use pingora::listeners::tls::Acceptor;
-use pingora::protocols::{Ssl, Stream};
+use pingora::protocols::{ALPN, Ssl};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -50,7 +50,7 @@ pub trait Greeter: Send + Sync + 'static {
     fn trusts(&self, peer: &SocketAddr) -> bool;
 
     /// Serves the requests of a connection until it ends.
-    fn serve(self: Arc<Self>, stream: Stream) -> impl Future<Output = ()> + Send;
+    fn serve(self: Arc<Self>, arrived: Arrived) -> impl Future<Output = ()> + Send;
 }
 
 /// Binds an address. `IPv6` addresses take `IPv6` only, so that `[::]` and `0.0.0.0` can stand side by side.
@@ -153,7 +153,7 @@ impl Listener {
         // Boxed: a handshake needs 7 KiB that the connection must not hold for the rest of its life.
         let greeting = Box::pin(self.greet(tcp, peer, &*greeter));
         match timeout(GREETING_MAX, greeting).await {
-            Ok(Ok(stream)) => greeter.serve(stream).await,
+            Ok(Ok(arrived)) => greeter.serve(arrived).await,
             Ok(Err(reason)) => self.metrics.rejected(reason),
             Err(_) => self.metrics.rejected("greeting_timed_out"),
         }
@@ -165,15 +165,15 @@ impl Listener {
         mut tcp: TcpStream,
         peer: SocketAddr,
         greeter: &G,
-    ) -> Result<Stream, &'static str> {
+    ) -> Result<Arrived, &'static str> {
         set_options(&tcp).map_err(|_| "socket_failed")?;
         let mut facts = ConnectionFacts {
             listener: Arc::clone(&self.name),
             peer,
             tls: self.tls.is_some(),
-            certificate: Arc::default(),
+            certificate: None,
+            handshake: None,
         };
-        let certificate = Arc::clone(&facts.certificate);
         let mut ahead = Vec::new();
         if self.proxy_protocol {
             if !greeter.trusts(&peer) {
@@ -185,26 +185,27 @@ impl Listener {
             ahead = rest;
         }
         let Some(tls) = &self.tls else {
-            let speaks_http2 = self.h2c && begins_with_preface(&mut tcp, &mut ahead).await;
-            let mut connection = Connection::new(tcp, ahead, facts);
-            if speaks_http2 {
-                connection.set_http2();
-            }
-            return Ok(Box::new(connection));
+            let http2 = self.h2c && begins_with_preface(&mut tcp, &mut ahead).await;
+            return Ok(Arrived {
+                stream: Box::new(Connection::new(tcp, ahead)),
+                facts,
+                http2,
+            });
         };
         let acceptor = Acceptor::from_server_config(tls.config());
-        let shaken = acceptor
-            .tls_handshake(Connection::new(tcp, ahead, facts))
-            .await;
+        let shaken = acceptor.tls_handshake(Connection::new(tcp, ahead)).await;
         self.metrics
             .handshake(if shaken.is_ok() { "ok" } else { "failed" });
         match shaken {
             Ok(stream) => {
                 let shown = stream.get_ssl().and_then(|tls| tls.peer_certificate_der());
-                if let Some(shown) = shown.and_then(shown::read) {
-                    certificate.get_or_init(|| Arc::new(shown));
-                }
-                Ok(Box::new(stream))
+                facts.certificate = shown.and_then(shown::read).map(Arc::new);
+                facts.handshake = stream.get_ssl_digest();
+                Ok(Arrived {
+                    http2: stream.selected_alpn_proto() == Some(ALPN::H2),
+                    stream: Box::new(stream),
+                    facts,
+                })
             }
             Err(error) => {
                 tracing::debug!(listener = %self.name, %peer, %error, "no TLS handshake");

@@ -1,28 +1,30 @@
-//! One caller's connection: a socket that gathers small writes, and the facts a request asks about.
+//! One caller's connection: a socket, and the facts that are known before its first request.
 
 use crate::base::client::ShownCertificate;
 use async_trait::async_trait;
-use pingora::http::ResponseHeader;
-use pingora::protocols::l4::socket::SocketAddr as AnySocketAddr;
+use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
     TimingDigest, UniqueID, raw_connect::ProxyDigest,
 };
+use socket2::SockRef;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, ready};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Writes up to this many bytes wait for a flush: head and body of a small answer leave as one packet.
-const GATHER_MAX: usize = 16 * 1024;
-
-/// A larger buffer is given back after a flush, so that idle connections hold none.
-const GATHER_KEPT: usize = 2 * 1024;
+/// A connection that is ready for its first request.
+pub struct Arrived {
+    pub stream: Stream,
+    pub facts: ConnectionFacts,
+    /// Agreed on by ALPN, or begun with its preface.
+    pub http2: bool,
+}
 
 /// What is known of a connection before its first request.
 #[derive(Debug, Clone)]
@@ -33,8 +35,10 @@ pub struct ConnectionFacts {
     pub peer: SocketAddr,
     /// Whether TLS ends here.
     pub tls: bool,
-    /// Filled by the handshake when the caller shows a certificate.
-    pub certificate: Arc<OnceLock<Arc<ShownCertificate>>>,
+    /// The certificate that the caller has shown, and that was verified.
+    pub certificate: Option<Arc<ShownCertificate>>,
+    /// What was agreed on: version, cipher, the caller's certificate.
+    pub handshake: Option<Arc<SslDigest>>,
 }
 
 /// A connection as Pingora takes it: any byte stream that can tell where it comes from.
@@ -44,94 +48,25 @@ pub struct Connection {
     /// Bytes read ahead (behind a PROXY header, or while looking for an HTTP/2 preface).
     ahead: Vec<u8>,
     ahead_read: usize,
-    gathered: Vec<u8>,
-    gathered_sent: usize,
-    http2: bool,
-    accepted: SystemTime,
-    facts: Arc<ProxyDigest>,
-    digest: Arc<SocketDigest>,
 }
 
 impl Connection {
-    pub fn new(socket: TcpStream, ahead: Vec<u8>, facts: ConnectionFacts) -> Self {
-        let digest = SocketDigest::from_raw_fd(socket.as_raw_fd());
-        // The digest is new, so neither cell can be taken.
-        let _ = digest.peer_addr.set(Some(AnySocketAddr::Inet(facts.peer)));
+    pub fn new(socket: TcpStream, ahead: Vec<u8>) -> Self {
         Self {
+            socket,
             ahead,
             ahead_read: 0,
-            gathered: Vec::new(),
-            gathered_sent: 0,
-            http2: false,
-            accepted: SystemTime::now(),
-            facts: Arc::new(carry(facts)),
-            digest: Arc::new(digest),
-            socket,
-        }
-    }
-
-    /// What is known of the connection itself.
-    pub fn facts(&self) -> &ConnectionFacts {
-        let carried = self.facts.user_data.as_ref();
-        carried
-            .and_then(|carried| carried.downcast_ref())
-            .expect("the facts were put there when the connection was made")
-    }
-
-    /// Waits until there is something to read, or the caller has left.
-    pub async fn readable(&self) -> io::Result<()> {
-        if self.ahead_read < self.ahead.len() {
-            return Ok(());
-        }
-        self.socket.readable().await
-    }
-
-    /// Speak HTTP/2 without ALPN: the caller has sent its preface.
-    pub fn set_http2(&mut self) {
-        self.http2 = true;
-    }
-
-    fn poll_send_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.gathered_sent < self.gathered.len() {
-            let rest = &self.gathered[self.gathered_sent..];
-            let sent = ready!(Pin::new(&mut self.socket).poll_write(cx, rest))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.gathered_sent += sent;
-        }
-        self.gathered_sent = 0;
-        self.gathered.clear();
-        if self.gathered.capacity() > GATHER_KEPT {
-            self.gathered = Vec::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for Connection {
-    /// What was never flushed, such as the alert of a handshake that failed, is the last word of a
-    /// connection: it goes out if the socket takes it at once.
-    fn drop(&mut self) {
-        let rest = &self.gathered[self.gathered_sent..];
-        if !rest.is_empty() {
-            // Whoever has left already needs no explanation.
-            let _ = self.socket.try_write(rest);
         }
     }
 }
 
-/// Pingora hands nothing of ours from a connection to its requests, on HTTP/2 least of all,
-/// except the digest of a CONNECT proxy; we never speak to one, so its slot is free.
-fn carry(facts: ConnectionFacts) -> ProxyDigest {
-    let response = ResponseHeader::build(200, Some(0)).expect("200 is a status");
-    ProxyDigest::new(Box::new(response), Some(Box::new(facts)))
-}
-
-/// The facts that [`Connection`] carries, wherever Pingora shows its digest.
-pub fn facts_of(digest: &pingora::protocols::Digest) -> Option<&ConnectionFacts> {
-    let carried = digest.proxy_digest.as_ref()?.user_data.as_ref()?;
-    carried.downcast_ref()
+/// Ends a connection so that its caller cannot take what it got for the whole: with a reset. Under TLS the
+/// missing farewell says the same (RFC 8446 section 6.1).
+pub fn reset_on_close(stream: &Stream) {
+    if let Some(connection) = stream.as_any().downcast_ref::<Connection>() {
+        // The caller may be gone already.
+        let _ = SockRef::from(&connection.socket).set_linger(Some(Duration::ZERO));
+    }
 }
 
 impl AsyncRead for Connection {
@@ -152,25 +87,17 @@ impl AsyncRead for Connection {
             }
             return Poll::Ready(Ok(()));
         }
-        let read = Pin::new(&mut this.socket).poll_read(cx, buf);
-        if read.is_pending() && !this.gathered.is_empty() {
-            // Nothing more is at hand in either direction: what was gathered goes out now. Else a
-            // slow answer would be held back until it is whole, and lost when it breaks off.
-            if let Poll::Ready(Err(error)) = this.poll_send_gathered(cx) {
-                return Poll::Ready(Err(error));
-            }
-        }
-        read
+        Pin::new(&mut this.socket).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        Pin::new(&mut self.socket).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -178,16 +105,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
-        if this.gathered.len() + total <= GATHER_MAX {
-            for buf in bufs {
-                this.gathered.extend_from_slice(buf);
-            }
-            return Poll::Ready(Ok(total));
-        }
-        ready!(this.poll_send_gathered(cx))?;
-        Pin::new(&mut this.socket).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -195,11 +113,10 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_send_gathered(cx)
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send_gathered(cx))?;
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
@@ -218,34 +135,27 @@ impl UniqueID for Connection {
     }
 }
 
-impl Ssl for Connection {
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.http2.then_some(ALPN::H2)
-    }
-}
+impl Ssl for Connection {}
 
 #[async_trait]
 impl Peek for Connection {}
 
+// What Pingora would ask a connection about is told by `ConnectionFacts`.
+
 impl GetTimingDigest for Connection {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        let mut digest = Vec::with_capacity(2);
-        digest.push(Some(TimingDigest {
-            established_ts: self.accepted,
-            ..TimingDigest::default()
-        }));
-        digest
+        Vec::new()
     }
 }
 
 impl GetProxyDigest for Connection {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(Arc::clone(&self.facts))
+        None
     }
 }
 
 impl GetSocketDigest for Connection {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(Arc::clone(&self.digest))
+        None
     }
 }

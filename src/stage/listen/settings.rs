@@ -1,9 +1,10 @@
 //! A listener as it is written: addresses, protocols, certificates.
 
-use crate::base::units::{OneOrMany, Period};
+use crate::base::units::{Bytes, OneOrMany, Period};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 /// Where callers connect.
@@ -24,6 +25,46 @@ pub struct Settings {
     pub proxy_protocol: bool,
     /// An idle connection is closed after this. Default `60s`.
     pub keepalive: Keepalive,
+    /// Requests on one connection of HTTP/1.1; with the last answer it is closed. Default: no limit.
+    pub keepalive_requests: Option<NonZeroU32>,
+    /// What a request head may be.
+    pub head: HeadSettings,
+    /// Bytes a second that a caller must send of its body, or take of its answer, on average over the time
+    /// that is spent on waiting for it; as much as the route's `timeouts.idle` is free. Default `240B`; `0B`: no limit.
+    pub min_rate: MinRate,
+}
+
+/// What a request head may be, in whichever protocol. A larger one is answered with 431.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadSettings {
+    /// The whole head must arrive within this, counted from its first byte; else 408. Default `10s`.
+    pub timeout: Period,
+    /// Largest head, request line and all fields together. Default `32KiB`.
+    pub bytes: Bytes,
+    /// Most fields, 1 to 256. Default 100.
+    pub fields: u16,
+}
+
+impl Default for HeadSettings {
+    fn default() -> Self {
+        Self {
+            timeout: Period::seconds(10),
+            bytes: Bytes(32 * 1024),
+            fields: 100,
+        }
+    }
+}
+
+/// A pace in bytes a second.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct MinRate(pub Bytes);
+
+impl Default for MinRate {
+    fn default() -> Self {
+        Self(Bytes(240))
+    }
 }
 
 /// How long an idle connection is kept.

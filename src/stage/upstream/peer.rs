@@ -4,9 +4,10 @@
 //! Pingora's own key for reusing connections covers neither the authorities nor the protocol: the
 //! group key here does, so a connection verified in one way is never used in another.
 
-use super::endpoint::Address;
+use super::broken::Broken;
+use super::endpoint::{Address, Endpoint};
 use super::settings::{Protocol, Settings, TlsSettings};
-use super::socket::Dial;
+use super::socket::{TCP_KEEPALIVE_COUNT, TCP_KEEPALIVE_IDLE, TCP_KEEPALIVE_INTERVAL};
 use crate::base::fault::{Faults, KeyPath};
 use pingora::protocols::TcpKeepalive;
 use pingora::protocols::tls::CaType;
@@ -19,17 +20,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// A connection that is silent this long is asked whether its other end is still there, so that
-/// quiet tunnels outlive the idle limits of firewalls and dead ones are found.
-const TCP_KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
-const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const TCP_KEEPALIVE_COUNT: usize = 3;
-
-/// The same for HTTP/2, where one dead connection would hold up to a hundred requests.
+/// How often an HTTP/2 connection is asked whether its other end is still there: a dead
+/// one would hold up to a hundred requests.
 const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Largest certificate or key file read.
@@ -61,8 +56,7 @@ pub struct PeerTemplate {
     /// For upgrades, which speak HTTP/1.1 also where the pool speaks HTTP/2.
     upgrade_group_key: u64,
     keepalive: bool,
-    /// Tells connections apart that must not be reused.
-    serial: AtomicU64,
+    http2: bool,
 }
 
 impl PeerTemplate {
@@ -98,7 +92,7 @@ impl PeerTemplate {
             client_certificate: trust.client_certificate,
             options,
             keepalive: !settings.keepalive.idle.0.is_zero(),
-            serial: AtomicU64::new(0),
+            http2: settings.protocol == Protocol::Http2,
         })
     }
 
@@ -123,26 +117,51 @@ impl PeerTemplate {
         let mut peer = self.make(address, host, timeouts, self.upgrade_group_key)?;
         peer.options.set_http_version(1, 1);
         peer.options.h2_ping_interval = None;
-        peer.options.custom_l4 = Some(Arc::new(Dial));
         Ok(peer)
     }
 
-    /// The peer for a request that cannot be sent twice: it gets a connection of its own, since a kept
-    /// one may turn out to be closed when part of the request is gone already. HTTP/1.1 only.
-    pub fn fresh_peer(
+    /// The peer of an endpoint that traffic goes to; with an own time limit only for connecting: what
+    /// comes after has limits of its own, which change as a request goes on.
+    pub(super) fn peer_of(
         &self,
-        address: &Address,
-        host: Option<&str>,
-        timeouts: PeerTimeouts,
-    ) -> Result<HttpPeer, String> {
-        let mut peer = self.peer(address, host, timeouts)?;
-        peer.group_key = self.next_own_key(peer.group_key);
-        peer.options.idle_timeout = Some(Duration::ZERO);
-        Ok(peer)
+        endpoint: &Endpoint,
+        connect: Duration,
+        upgrade: bool,
+    ) -> Result<Box<HttpPeer>, Broken> {
+        let timeouts = PeerTimeouts {
+            connect,
+            read: None,
+            write: None,
+        };
+        let (address, host) = (&endpoint.address, endpoint.host.as_deref());
+        let peer = if upgrade {
+            self.upgrade_peer(address, host, timeouts)
+        } else {
+            self.peer(address, host, timeouts)
+        };
+        peer.map(Box::new).map_err(|cause| Broken::NotConnected {
+            timed_out: false,
+            our_own_want: true,
+            cause,
+        })
     }
 
-    /// False for `idle: 0s`. Requests over HTTP/1.1 should then say `Connection: close`; if they
-    /// do not, the connection is still never used again.
+    /// Equal for connections that can stand in for each other.
+    pub(super) fn connection_key(&self, endpoint: &Endpoint, upgrade: bool) -> u64 {
+        let group = if upgrade {
+            self.upgrade_group_key
+        } else {
+            self.group_key
+        };
+        let mut hasher = DefaultHasher::new();
+        (group, &endpoint.address).hash(&mut hasher);
+        if self.tls {
+            endpoint.host.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// False for `idle: 0s`: requests over HTTP/1.1 then say `Connection: close`.
     pub fn keeps_connections(&self) -> bool {
         self.keepalive
     }
@@ -150,6 +169,11 @@ impl PeerTemplate {
     /// Whether endpoints speak TLS.
     pub fn is_tls(&self) -> bool {
         self.tls
+    }
+
+    /// Whether endpoints may be spoken to in HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        self.http2
     }
 
     /// The same for two templates that connect in the same way.
@@ -180,7 +204,7 @@ impl PeerTemplate {
         peer.options.read_timeout = timeouts.read;
         peer.options.write_timeout = timeouts.write;
         peer.client_cert_key.clone_from(&self.client_certificate);
-        peer.group_key = self.own_key(group_key, &peer);
+        peer.group_key = group_key;
         Ok(peer)
     }
 
@@ -193,20 +217,6 @@ impl PeerTemplate {
             (None, None, Address::Ip(address)) => address.ip().to_string(),
             (None, None, Address::Unix(_)) => NO_NAME.to_owned(),
         }
-    }
-
-    /// Pingora closes a connection after its idle time, but with a time of zero it could still be
-    /// taken in the instant between. With a key of its own it is found by nobody. Requests on one
-    /// HTTP/2 connection at once remain together: that connection is in use, not kept.
-    fn own_key(&self, group_key: u64, peer: &HttpPeer) -> u64 {
-        if self.keepalive || peer.options.alpn.get_max_http_version() == 2 {
-            return group_key;
-        }
-        self.next_own_key(group_key)
-    }
-
-    fn next_own_key(&self, group_key: u64) -> u64 {
-        group_key.wrapping_add(1 + self.serial.fetch_add(1, Relaxed))
     }
 }
 
@@ -410,10 +420,7 @@ fn host_of(address: &str) -> &str {
 fn options(settings: &Settings, authorities: Option<Arc<CaType>>) -> PeerOptions {
     let mut options = PeerOptions::new();
     match (settings.protocol, &settings.tls) {
-        (Protocol::Http1, _) => {
-            options.set_http_version(1, 1);
-            options.custom_l4 = Some(Arc::new(Dial));
-        }
+        (Protocol::Http1, _) => options.set_http_version(1, 1),
         // Agreed on by ALPN; an endpoint that does not offer HTTP/2 is spoken to in HTTP/1.1.
         (Protocol::Http2, Some(_)) => options.set_http_version(2, 1),
         // Nothing to agree by: "at least 2" makes Pingora start with the HTTP/2 preface.
@@ -432,7 +439,7 @@ fn options(settings: &Settings, authorities: Option<Arc<CaType>>) -> PeerOptions
     options.tcp_keepalive = Some(TcpKeepalive {
         idle: TCP_KEEPALIVE_IDLE,
         interval: TCP_KEEPALIVE_INTERVAL,
-        count: TCP_KEEPALIVE_COUNT,
+        count: TCP_KEEPALIVE_COUNT as usize,
         // Zero leaves it to the system.
         user_timeout: Duration::ZERO,
     });

@@ -76,6 +76,14 @@ impl WebSocket {
         })
     }
 
+    /// The code of the close frame that comes next; none when the connection ends without one.
+    pub async fn close_code(&mut self) -> Option<u16> {
+        match in_time("a close frame", self.socket.next()).await {
+            Some(Ok(Message::Close(frame))) => frame.map(|frame| frame.code.into()),
+            _ => None,
+        }
+    }
+
     /// Sends a text and waits for the same text.
     pub async fn echo(&mut self, text: &str) {
         self.send(text).await;
