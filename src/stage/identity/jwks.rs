@@ -4,8 +4,9 @@
 
 use super::key::{self, Key};
 use arc_swap::ArcSwap;
+use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
@@ -59,6 +60,8 @@ pub trait Fetch: Send + Sync {
 pub struct Jwks {
     pub source: Source,
     keys: ArcSwap<Vec<Key>>,
+    /// Counts the times that the keys have changed.
+    changes: AtomicU64,
     course: Mutex<Course>,
     asked: Notify,
     /// Counts the fetches that are over.
@@ -74,6 +77,8 @@ struct Course {
     /// When the fetches that requests have led to are paid off.
     paid: Option<Instant>,
     fetched: Option<Instant>,
+    /// SHA-256 of the last good answer.
+    content: Vec<u8>,
     failures: u32,
     error: Option<String>,
 }
@@ -106,10 +111,10 @@ impl Drop for Place {
 }
 
 impl Wait {
-    /// Until the fetch is over, well or badly, for at most three seconds.
-    pub async fn done(mut self) {
-        // Too late or the issuer given up: the caller looks at the keys that are there either way.
-        let _ = tokio::time::timeout(WAIT_TIME_MAX, self.rounds.changed()).await;
+    /// Until the fetch is over, well or badly; false when it is not within three seconds.
+    pub async fn done(mut self) -> bool {
+        let over = tokio::time::timeout(WAIT_TIME_MAX, self.rounds.changed()).await;
+        over.is_ok_and(|over| over.is_ok())
     }
 }
 
@@ -128,6 +133,7 @@ impl Jwks {
         Self {
             source,
             keys: ArcSwap::default(),
+            changes: AtomicU64::new(0),
             // The first fetch is made at once, whether anybody asks or not.
             course: Mutex::new(Course {
                 busy: true,
@@ -153,6 +159,11 @@ impl Jwks {
                 .map(|fetched| now.saturating_duration_since(fetched)),
             error: course.error.clone(),
         }
+    }
+
+    /// A number that is another one after the keys have changed. To be read before the keys.
+    pub fn version(&self) -> u64 {
+        self.changes.load(SeqCst)
     }
 
     /// Whether a fetch is over, well or badly.
@@ -214,14 +225,19 @@ impl Jwks {
     ) -> (Result<usize, String>, Duration) {
         let read = fetched.and_then(|fetched| {
             let keys = key::read_set(&fetched.body)?;
-            Ok((keys, fetched.max_age))
+            let content = digest::digest(&digest::SHA256, &fetched.body);
+            Ok((keys, content.as_ref().to_vec(), fetched.max_age))
         });
         let mut course = self.course();
         course.busy = false;
         let settled = match read {
-            Ok((keys, max_age)) => {
+            Ok((keys, content, max_age)) => {
                 let count = keys.len();
-                self.keys.store(Arc::new(keys));
+                if content != course.content {
+                    self.keys.store(Arc::new(keys));
+                    self.changes.fetch_add(1, SeqCst);
+                    course.content = content;
+                }
                 course.fetched = Some(now);
                 course.failures = 0;
                 course.error = None;
@@ -365,7 +381,7 @@ mod tests {
             let Asked::Fetching(wait) = jwks.ask(Instant::now()) else {
                 panic!("none was asked for yet");
             };
-            wait.done().await;
+            assert!(wait.done().await);
             jwks.keys().len()
         };
         let began = tokio::time::Instant::now();

@@ -6,12 +6,14 @@ use super::credential::{Credential, Places};
 use super::jwks::{Asked, Jwks, Wait};
 use super::key::{Algorithm, Key};
 use super::settings::JwtSettings;
+use super::verified::{Token, Under};
 use crate::base::principal::{Principal, Proof};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A claim longer than this is not sent to the endpoint: heads have limits everywhere.
 const HEADER_BYTES_MAX: usize = 1024;
@@ -26,8 +28,13 @@ const TRIES_MAX: usize = 8;
 #[derive(Clone)]
 pub struct Jwt(Arc<Rules>);
 
+/// Rules that were built so far.
+static BUILT: AtomicU64 = AtomicU64::new(0);
+
 /// What a token must be.
 struct Rules {
+    /// Unlike that of all other rules.
+    number: u64,
     method: Arc<str>,
     /// The secret, and the keys of a file.
     keys: Vec<Key>,
@@ -52,12 +59,12 @@ impl Waiting {
     /// Waits for the fetch, for at most three seconds, then judges.
     pub async fn settle(self, unix: u64) -> Result<Arc<Principal>, Reason> {
         let Self { jwt, token, wait } = self;
-        wait.done().await;
-        match jwt.0.judge(&token, unix) {
-            Err(Refused::Unknown) => Err(jwt.0.why_unknown()),
-            Err(Refused::For(reason)) => Err(reason),
-            Ok(principal) => Ok(Arc::new(principal)),
-        }
+        let answered = wait.done().await;
+        jwt.0.judge(&token, unix).map_err(|refused| match refused {
+            Refused::Unknown if !answered => Reason::NoKeys,
+            Refused::Unknown => jwt.0.why_unknown(),
+            Refused::For(reason) => reason,
+        })
     }
 }
 
@@ -89,6 +96,7 @@ impl Jwt {
             Some((name, Path::new(claim)))
         });
         Some(Self(Arc::new(Rules {
+            number: BUILT.fetch_add(1, Relaxed),
             method,
             keys,
             jwks,
@@ -132,7 +140,7 @@ impl Identify for Jwt {
             return Verdict::Absent;
         };
         match self.0.judge(token.text(), caller.clock.unix) {
-            Ok(principal) => Verdict::Known(Arc::new(principal)),
+            Ok(principal) => Verdict::Known(principal),
             Err(Refused::For(reason)) => Verdict::Refused(reason),
             Err(Refused::Unknown) => self.unknown(token, caller.clock),
         }
@@ -140,8 +148,24 @@ impl Identify for Jwt {
 }
 
 impl Rules {
-    /// Signature first: nothing of a token is believed before that.
-    fn judge(&self, token: &str, unix: u64) -> Result<Principal, Refused> {
+    /// As [`Self::verify`], or as it was found a moment ago.
+    fn judge(&self, token: &str, unix: u64) -> Result<Arc<Principal>, Refused> {
+        let under = Under {
+            rules: self.number,
+            keys: self.jwks.as_ref().map_or(0, |jwks| jwks.version()),
+        };
+        let name = Token::of(token);
+        if let Some(principal) = name.recall(under, unix) {
+            return Ok(principal);
+        }
+        let (principal, until) = self.verify(token, unix)?;
+        let principal = Arc::new(principal);
+        name.remember(under, until, &principal);
+        Ok(principal)
+    }
+
+    /// Who the token names, and until when. Signature first: nothing of a token is believed before that.
+    fn verify(&self, token: &str, unix: u64) -> Result<(Principal, u64), Refused> {
         let (message, signature) = token.rsplit_once('.').ok_or(Reason::Malformed)?;
         let (header, payload) = message.split_once('.').ok_or(Reason::Malformed)?;
         let header = part(header)?;
@@ -149,9 +173,9 @@ impl Rules {
         let signature = signature.map_err(|_| Reason::Malformed)?;
         self.check_signature(&header, message.as_bytes(), &signature)?;
         let claims = part(payload)?;
-        self.check_times(&claims, unix)?;
+        let until = self.check_times(&claims, unix)?;
         self.check_parties(&claims)?;
-        Ok(self.principal(&claims)?)
+        Ok((self.principal(&claims)?, until))
     }
 
     fn check_signature(
@@ -199,21 +223,23 @@ impl Rules {
         .into())
     }
 
-    fn check_times(&self, claims: &Map<String, Value>, unix: u64) -> Result<(), Reason> {
+    /// The first second in which the token is not good any more.
+    fn check_times(&self, claims: &Map<String, Value>, unix: u64) -> Result<u64, Reason> {
         let time = |name: &str| match claims.get(name) {
             None => Ok(None),
             Some(value) => claims::seconds(value).map(Some).ok_or(Reason::Malformed),
         };
         // A token without an end could never be taken back.
         let expires = time("exp")?.ok_or(Reason::Expired)?;
-        if expires.saturating_add(self.leeway_s) <= unix {
+        let until = expires.saturating_add(self.leeway_s);
+        if until <= unix {
             return Err(Reason::Expired);
         }
         let begins = time("nbf")?.unwrap_or(0);
         if begins > unix.saturating_add(self.leeway_s) {
             return Err(Reason::NotYet);
         }
-        Ok(())
+        Ok(until)
     }
 
     fn check_parties(&self, claims: &Map<String, Value>) -> Result<(), Reason> {

@@ -12,3 +12,4 @@ pub mod jwks;
 pub mod jwt;
 pub mod key;
 pub mod settings;
+mod verified;

@@ -358,6 +358,46 @@ fn what_is_no_token_is_for_another_method() {
     }
 }
 
+#[test]
+fn a_token_that_was_good_is_not_good_for_ever() {
+    let (jwt, token) = (by_secret(), Signer::secret(SECRET).plain(&good()));
+    let at = |unix| {
+        let verdict = jwt.0.judge(&token, unix);
+        verdict.map_err(|refused| match refused {
+            Refused::For(reason) => reason,
+            Refused::Unknown => panic!("the secret is known"),
+        })
+    };
+    let first = at(NOW).unwrap();
+    let again = at(NOW + 89).unwrap();
+    assert!(Arc::ptr_eq(&first, &again), "not verified twice");
+    assert_eq!(at(NOW + 90).err(), Some(Reason::Expired));
+    // Other rules have to see for themselves.
+    assert_eq!(
+        why(&by_keys(&[Signer::ec().jwk(None)]), &token),
+        Some(Reason::Algorithm)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_dies_with_its_key() {
+    let (old, new) = (Signer::ec(), Signer::ed());
+    let answers = vec![
+        Ok(set(&[old.jwk(Some("a"))])),
+        Ok(set(&[new.jwk(Some("b"))])),
+    ];
+    let tokens = [
+        old.named("a"),
+        old.named("a"),
+        new.named("b"),
+        old.named("a"),
+    ];
+    let said = with_issuer(answers, &tokens).await;
+    let reasons: Vec<_> = said.into_iter().map(Result::err).collect();
+    // Of the last one it cannot be said, since the issuer does not answer any more.
+    assert_eq!(reasons, [None, None, None, Some(Reason::NoKeys)]);
+}
+
 struct Scripted(Mutex<Vec<Result<Vec<u8>, String>>>);
 
 impl Fetch for Scripted {
