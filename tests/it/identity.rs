@@ -454,7 +454,8 @@ async fn a_file_of_keys_is_read_again_when_it_changes() {
 async fn an_absent_credential_lets_the_next_method_try_and_a_wrong_one_never_does() {
     let app = Upstream::named("app").await;
     let methods = apps() + &users() + "  visitors: { anonymous: { plan: free } }\n";
-    let yaml = document(&methods, "[apps, users, visitors]", "");
+    let yaml = document(&methods, "[apps, users, visitors]", "")
+        + "  tokens: { path: /tokens, pool: app, identity: [users, visitors] }\n";
     let gateway = Gateway::start(&yaml, &[("app", &app)]).await;
     let signer = Signer::secret(SECRET);
     let (token, key) = (bearer(&signer.token("bob")), bearer(KEY));
@@ -486,6 +487,12 @@ async fn an_absent_credential_lets_the_next_method_try_and_a_wrong_one_never_doe
             }
             None => answer.assert_refused(401, "invalid_credential"),
         }
+    }
+    // A key where only tokens are taken is wrong, and not nothing.
+    for (shown, status) in [(&token, 200), (&key, 401)] {
+        let headers = [("authorization", shown.as_str())];
+        let answer = client.request("GET", "/tokens", &headers, b"").await;
+        assert_eq!(answer.status, status, "{}", answer.text());
     }
 }
 

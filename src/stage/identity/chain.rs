@@ -198,3 +198,130 @@ impl Chain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::principal::Proof;
+    use http::Request;
+    use std::collections::HashSet;
+
+    /// Says this of each credential, or of its lack.
+    struct Fake(Places, fn(Option<&str>) -> Verdict);
+
+    impl Identify for Fake {
+        fn places(&self) -> Places {
+            self.0
+        }
+
+        fn identify(&self, caller: &Caller<'_>) -> Verdict {
+            self.1(caller.credential.as_ref().map(Credential::text))
+        }
+    }
+
+    const BEARER: Places = Places {
+        bearer: true,
+        headers: false,
+        query: false,
+    };
+
+    fn known(user: &str, proof: Proof) -> Verdict {
+        let principal = Principal::named(user, proof, &"fake".into());
+        Verdict::Known(Arc::new(principal.expect("a name")))
+    }
+
+    fn method(name: &str) -> Arc<Method> {
+        let fake = match name {
+            "a" => Fake(BEARER, |credential| match credential {
+                Some("a") => known("alice", Proof::ApiKey),
+                Some("bad") => Verdict::Refused(Reason::UnknownKey),
+                _ => Verdict::Absent,
+            }),
+            "b" => Fake(BEARER, |credential| match credential {
+                Some("b" | "bad") => known("bob", Proof::Token),
+                _ => Verdict::Absent,
+            }),
+            "certificate" => Fake(Places::default(), |_| Verdict::Absent),
+            _ => Fake(Places::default(), |_| known("anybody", Proof::Address)),
+        };
+        Arc::new(Method {
+            name: name.into(),
+            word: "fake",
+            identify: Arc::new(fake),
+        })
+    }
+
+    #[test]
+    fn the_first_that_finds_its_credential_decides() {
+        for (chain, bearer, expected) in [
+            (&["a", "b"][..], Some("a"), Ok("alice")),
+            (&["a", "b"], Some("b"), Ok("bob")),
+            // Refused by the first, although the second would take it.
+            (&["a", "b"], Some("bad"), Err(("a", Reason::UnknownKey))),
+            (&["b", "a"], Some("bad"), Ok("bob")),
+            (&["a", "b"], Some("c"), Err(("none", Reason::NotTaken))),
+            (&["a", "b"], None, Err(("none", Reason::Missing))),
+            (&["certificate"], None, Err(("none", Reason::NoCertificate))),
+            (&["certificate", "a"], None, Err(("none", Reason::Missing))),
+            (&["a", "anybody"], None, Ok("anybody")),
+            (&["a", "anybody"], Some("a"), Ok("alice")),
+            (
+                &["a", "anybody"],
+                Some("bad"),
+                Err(("a", Reason::UnknownKey)),
+            ),
+            // Whoever shows something is never served as nobody.
+            (
+                &["a", "anybody"],
+                Some("c"),
+                Err(("none", Reason::NotTaken)),
+            ),
+            (
+                &["anybody", "a"],
+                Some("c"),
+                Err(("none", Reason::NotTaken)),
+            ),
+            (
+                &["a", "anybody"],
+                Some(""),
+                Err(("none", Reason::Malformed)),
+            ),
+            // Where nobody looks for credentials, they are the endpoint's business.
+            (&["anybody"], Some("c"), Ok("anybody")),
+        ] {
+            let mut request = Request::builder();
+            if let Some(bearer) = bearer {
+                request = request.header("authorization", format!("Bearer {bearer}"));
+            }
+            let parts = request.body(()).expect("a request").into_parts().0;
+            let clock = Clock {
+                unix: 1,
+                now: Instant::now(),
+            };
+            let chain_of = Chain::new(chain.iter().map(|name| method(name)).collect());
+            let found = match chain_of.identify(&parts, &Client::default(), clock) {
+                Ok(Outcome::Known(principal)) => Ok(principal.user.to_string()),
+                Ok(Outcome::Waiting(..)) => panic!("nothing to wait for"),
+                Err(refusal) => Err((refusal.method.to_string(), refusal.reason)),
+            };
+            let expected = expected.map(str::to_owned);
+            let expected = expected.map_err(|(name, reason)| (name.to_owned(), reason));
+            assert_eq!(found, expected, "{chain:?} {bearer:?}");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_a_name_of_its_own_and_a_status_that_fits() {
+        let names: HashSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            let kind = reason.kind();
+            assert!(matches!(kind.status(), 401 | 403 | 503), "{reason:?}");
+            assert_eq!(
+                kind.challenge().is_some(),
+                kind.status() == 401,
+                "{reason:?}"
+            );
+        }
+    }
+}
