@@ -90,6 +90,8 @@ pub enum Asked {
     Fetching(Wait),
     /// There were enough lately.
     Enough,
+    /// One was over since the keys were looked at: look again.
+    Over,
     /// Too many requests wait already.
     Crowded,
 }
@@ -177,9 +179,18 @@ impl Jwks {
         course.fetched.is_none() || course.error.is_some()
     }
 
-    /// A token names a key that is not here: fetch, unless that was done enough lately.
-    pub fn ask(&self, now: Instant) -> Asked {
+    /// How many fetches were over by now.
+    pub fn rounds(&self) -> u64 {
+        *self.rounds.borrow()
+    }
+
+    /// A token names a key that is not here: fetch, unless that was done enough lately. `seen` is the number of
+    /// fetches that were over when the keys were looked at.
+    pub fn ask(&self, seen: u64, now: Instant) -> Asked {
         let mut course = self.course();
+        if self.rounds() != seen {
+            return Asked::Over;
+        }
         if !course.busy {
             let paid = course.paid.map_or(now, |paid| paid.max(now));
             if paid.saturating_duration_since(now) > ASK_PERIOD * (ASK_BURST - 1) {
@@ -327,9 +338,9 @@ mod tests {
         for second in 0..100 {
             for _ in 0..20 {
                 let now = start + Duration::from_secs(second);
-                match jwks.ask(now) {
+                match jwks.ask(jwks.rounds(), now) {
                     Asked::Fetching(_) | Asked::Enough => {}
-                    Asked::Crowded => panic!("nobody waits"),
+                    Asked::Over | Asked::Crowded => panic!("nobody waits"),
                 }
             }
             if jwks.course().busy {
@@ -342,17 +353,28 @@ mod tests {
     }
 
     #[test]
+    fn whoever_looked_before_a_fetch_was_over_looks_again() {
+        let (jwks, now) = (jwks(), Instant::now());
+        let seen = jwks.rounds();
+        assert!(jwks.settle(answer(SET, None), now).0.is_ok());
+        assert!(matches!(jwks.ask(seen, now), Asked::Over));
+        assert!(!jwks.course().busy, "no other fetch for that");
+    }
+
+    #[test]
     fn only_so_many_requests_wait() {
         let (jwks, now) = (jwks(), Instant::now());
-        let waits: Vec<_> = (0..WAITING_MAX).map(|_| jwks.ask(now)).collect();
+        let waits: Vec<_> = (0..WAITING_MAX)
+            .map(|_| jwks.ask(jwks.rounds(), now))
+            .collect();
         assert!(
             waits
                 .iter()
                 .all(|asked| matches!(asked, Asked::Fetching(_)))
         );
-        assert!(matches!(jwks.ask(now), Asked::Crowded));
+        assert!(matches!(jwks.ask(jwks.rounds(), now), Asked::Crowded));
         drop(waits);
-        assert!(matches!(jwks.ask(now), Asked::Fetching(_)));
+        assert!(matches!(jwks.ask(jwks.rounds(), now), Asked::Fetching(_)));
     }
 
     struct Scripted(Mutex<Vec<Result<Fetched, String>>>);
@@ -378,7 +400,7 @@ mod tests {
             while jwks.status(Instant::now()).error.is_none() {
                 tokio::task::yield_now().await;
             }
-            let Asked::Fetching(wait) = jwks.ask(Instant::now()) else {
+            let Asked::Fetching(wait) = jwks.ask(jwks.rounds(), Instant::now()) else {
                 panic!("none was asked for yet");
             };
             assert!(wait.done().await);

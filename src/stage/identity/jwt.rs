@@ -110,18 +110,29 @@ impl Jwt {
         })))
     }
 
-    fn unknown(&self, token: &Credential<'_>, clock: Clock) -> Verdict {
+    /// The issuer may have a key that we do not know. `seen`: how many fetches were over when we looked.
+    fn unknown(&self, token: &Credential<'_>, seen: u64, clock: Clock) -> Verdict {
         let Some(jwks) = &self.0.jwks else {
             return Verdict::Refused(Reason::UnknownSigner);
         };
-        match jwks.ask(clock.now) {
+        match jwks.ask(seen, clock.now) {
             Asked::Fetching(wait) => Verdict::Waiting(Waiting {
                 jwt: self.clone(),
                 token: token.text().to_owned(),
                 wait,
             }),
+            Asked::Over => self.look(token, clock),
             Asked::Enough => Verdict::Refused(self.0.why_unknown()),
             Asked::Crowded => Verdict::Refused(Reason::NoKeys),
+        }
+    }
+
+    fn look(&self, token: &Credential<'_>, clock: Clock) -> Verdict {
+        let seen = self.0.jwks.as_ref().map_or(0, |jwks| jwks.rounds());
+        match self.0.judge(token.text(), clock.unix) {
+            Ok(principal) => Verdict::Known(principal),
+            Err(Refused::For(reason)) => Verdict::Refused(reason),
+            Err(Refused::Unknown) => self.unknown(token, seen, clock),
         }
     }
 }
@@ -139,11 +150,7 @@ impl Identify for Jwt {
         let Some(token) = token.filter(|token| token.is_token()) else {
             return Verdict::Absent;
         };
-        match self.0.judge(token.text(), caller.clock.unix) {
-            Ok(principal) => Verdict::Known(principal),
-            Err(Refused::For(reason)) => Verdict::Refused(reason),
-            Err(Refused::Unknown) => self.unknown(token, caller.clock),
-        }
+        self.look(token, caller.clock)
     }
 }
 
