@@ -4,13 +4,15 @@
 #   make run    the gateway with conf/gateway.yaml (CONFIG=… for another)
 #   make check  format, lints, licences, unused dependencies
 #   make bench  beside nginx, HAProxy and a bare Pingora, on this machine
+#   make fuzz   every parser of what strangers send, SECONDS=600 each
 #   make image  the container image
 
 CARGO  ?= cargo
 CONFIG ?= conf/gateway.yaml
+SECONDS ?= 600
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench image build-needs bench-needs check-needs
+.PHONY: demo run test check bench fuzz image build-needs bench-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -28,6 +30,9 @@ check: build-needs check-needs
 bench: build-needs bench-needs
 	$(CARGO) build --locked --release --bin onemind
 	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench compare -- $(ARGS)
+
+fuzz: build-needs
+	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture $(ARGS)
 
 image:
 	docker build -t onemind-gateway .

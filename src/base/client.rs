@@ -48,9 +48,14 @@ impl Default for Client {
 impl Client {
     /// The address as a key for counting: IPv6 by its /64, which is what one subscriber holds.
     pub fn subscriber(&self) -> IpAddr {
-        match self.address.to_canonical() {
-            v4 @ IpAddr::V4(_) => v4,
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
-        }
+        subscriber(self.address)
+    }
+}
+
+/// An address as a key for counting: IPv6 by its /64, which is what one subscriber holds.
+pub fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX))),
     }
 }

@@ -51,6 +51,8 @@ endings! {
     Refused, "refused", Client;
     /// Who is calling could not be checked: the keys of the issuer could not be fetched.
     IdentityUnavailable, "identity_unavailable", Upstream;
+    /// The gateway had as much work as it takes.
+    Overloaded, "overloaded", Gateway;
     /// No route matches.
     NoRoute, "no_route", Client;
     /// The request was malformed.

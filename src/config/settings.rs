@@ -42,6 +42,8 @@ pub struct ServerSettings {
     pub drain_delay: Period,
     /// On SIGTERM: leave after this, finished or not. Default `30s`.
     pub drain_deadline: Period,
+    /// What all callers together, and each address, may hold of the process.
+    pub shield: listen::shield::settings::Settings,
 }
 
 impl Default for ServerSettings {
@@ -52,6 +54,7 @@ impl Default for ServerSettings {
             access_log: "stdout".to_owned(),
             drain_delay: Period::seconds(5),
             drain_deadline: Period::seconds(30),
+            shield: listen::shield::settings::Settings::default(),
         }
     }
 }

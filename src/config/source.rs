@@ -262,17 +262,22 @@ fn printable(c: char) -> char {
     }
 }
 
+fn printed(text: &str) -> String {
+    text.chars().map(printable).collect()
+}
+
 /// Faults for people, as rustc shows them: what, where, the line, and what to write instead.
 pub fn render(source: &Source, faults: &[Fault]) -> String {
     let mut out = String::new();
     for fault in faults {
         let severity = severity(fault);
-        let what: String = fault.what.chars().map(printable).collect();
-        let fix: String = fault.fix.chars().map(printable).collect();
+        let (what, fix) = (printed(&fault.what), printed(&fault.fix));
+        // A key in quotes may hold anything as well.
+        let at = printed(&fault.at.to_string());
         // Writing to a string cannot fail.
         let _ = writeln!(out, "{severity}: {what}");
         let (Some(place), Some(span)) = (source.place(fault), source.span(fault)) else {
-            let head = format!(" --> {}  {}", source.origin, fault.at);
+            let head = format!(" --> {}  {at}", source.origin);
             let _ = writeln!(out, "{}", head.trim_end());
             if !fix.is_empty() {
                 let _ = writeln!(out, "  = {fix}");
@@ -283,7 +288,7 @@ pub fn render(source: &Source, faults: &[Fault]) -> String {
         let Place { line, column } = place;
         let gutter = " ".repeat(line.to_string().len());
         let (text, carets) = source.snippet(span);
-        let head = format!("{}:{line}:{column}  {}", source.origin, fault.at);
+        let head = format!("{}:{line}:{column}  {at}", source.origin);
         let _ = writeln!(out, "{gutter}--> {}", head.trim_end());
         let _ = writeln!(out, "{gutter} |\n{line} | {text}");
         let _ = writeln!(out, "{}\n", format!("{gutter} | {carets} {fix}").trim_end());

@@ -3,7 +3,7 @@
 use super::caller::Caller;
 use super::context::{Admission, Arrival, RequestContext, Sticky};
 use super::upload::REPLAY_BYTES_MAX;
-use super::{answer, dispatch, identify};
+use super::{answer, dispatch, identify, shed};
 use crate::base::client::Client;
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
@@ -71,6 +71,7 @@ fn arrival(caller: &Caller, ctx: &RequestContext) -> Arrival {
 
 /// Route, then limits, then a place at an endpoint: nothing is taken for a request that will be refused.
 pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, Reject> {
+    shed::rate(ctx)?;
     if listener(ctx).is_some_and(|listener| listener.gone) {
         // Its rules are gone with it: what it refused or redirected must not be let through now.
         return Err(RejectKind::Draining.because("the listener was removed by a reload"));
@@ -117,7 +118,10 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
         Action::Redirect { status, .. } => return redirect(*status, ctx),
         Action::Respond { .. } => return answer::fixed(&route.action),
     };
+    let place = shed::place(ctx)?;
     let tunnel = open_tunnel(parts, ctx, &route)?;
+    // A WebSocket stays for hours, and is counted among its like.
+    ctx.place = Some(place).filter(|_| tunnel.is_none());
     let hash_key = hash_key(parts, ctx, upstream);
     let sticky = sticky(parts, tunnel.is_some(), upstream);
     let large_body = is_large_body(caller);

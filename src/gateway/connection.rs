@@ -66,7 +66,7 @@ pub async fn serve(
         http2,
     } = arrived;
     if http2 {
-        serve_http2(gateway, connector, stream, facts, closing).await;
+        Box::pin(serve_http2(gateway, connector, stream, facts, closing)).await;
     } else {
         serve_http1(Lane { gateway, connector }, stream, facts, closing).await;
     }
@@ -90,14 +90,17 @@ async fn serve_http1(lane: Lane<'_>, stream: Stream, facts: ConnectionFacts, clo
             Err(no) => {
                 h1.give_up_request();
                 let mut caller = h1.into_caller(stand_in(), facts, true);
-                life::turn_away(lane, &mut caller, &mut timer, reject_of(no)).await;
+                let reject = reject_of(no);
+                Box::pin(life::turn_away(lane, &mut caller, &mut timer, reject)).await;
                 if let Some(h1) = caller.into_h1() {
-                    h1.close(&mut timer).await;
+                    Box::pin(h1.close(&mut timer)).await;
                 }
                 return;
             }
         };
-        if let Some(now) = life::live(lane, &mut caller, &mut timer).await {
+        // Boxed: a connection at rest holds nothing of its requests.
+        let life = Box::pin(life::live(lane, &mut caller, &mut timer));
+        if let Some(now) = life.await {
             rules = now;
         }
         let Some(same) = caller.into_h1() else {
@@ -105,7 +108,7 @@ async fn serve_http1(lane: Lane<'_>, stream: Stream, facts: ConnectionFacts, clo
         };
         h1 = same;
         if !h1.can_go_on(&mut timer).await {
-            return h1.close(&mut timer).await;
+            return Box::pin(h1.close(&mut timer)).await;
         }
         rest = rules.keepalive;
     }

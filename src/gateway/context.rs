@@ -9,6 +9,7 @@ use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
 use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
 use crate::stage::listen::forwarded::ForwardedHeaders;
+use crate::stage::listen::shield::Place;
 use crate::stage::listen::trace::{Trace, X_REQUEST_ID};
 use crate::stage::route::cors::Said;
 use crate::stage::upstream::endpoint::Endpoint;
@@ -29,6 +30,8 @@ pub struct RequestContext {
     pub started: Instant,
     pub arrival: Option<Arrival>,
     pub admission: Option<Admission>,
+    /// The place among all requests in flight; given back with the context.
+    pub place: Option<Place>,
     /// The place at an endpoint that is held now, or was taken for the next attempt.
     pub lease: Option<Lease>,
     pub attempts: Vec<Attempt>,
@@ -161,6 +164,7 @@ impl RequestContext {
             started,
             arrival: None,
             admission: None,
+            place: None,
             lease: None,
             attempts: Vec::new(),
             traffic: Traffic::default(),

@@ -22,8 +22,10 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         | RejectKind::UpgradeNotAllowed
         | RejectKind::BodyTooLarge
         | RejectKind::TooManyWebSockets
+        | RejectKind::TooManyRequests
         | RejectKind::Draining => Ending::Refused,
         RejectKind::IdentityUnavailable => Ending::IdentityUnavailable,
+        RejectKind::Overloaded => Ending::Overloaded,
         RejectKind::NoHealthyEndpoint => Ending::NoHealthyEndpoint,
         RejectKind::QueueFull => Ending::QueueFull,
         RejectKind::ConnectFailed => Ending::ConnectFailed,

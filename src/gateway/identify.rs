@@ -9,6 +9,7 @@ use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::{Route, Snapshot, unix_now};
 use crate::stage::identity::chain::{Clock, Outcome, Refusal};
 use crate::stage::identity::credential;
+use crate::stage::listen::forwarded;
 use crate::stage::route::cors;
 use crate::stage::route::host::Host;
 use http::request::Parts;
@@ -125,6 +126,17 @@ pub fn forward(headers: &mut HeaderMap, ctx: &RequestContext) {
     for (name, value) in told {
         headers.insert(name.clone(), value.clone());
     }
+}
+
+/// Trailers may not say what headers may not: some readers put the two together.
+pub fn trailers(trailers: Option<HeaderMap>, snapshot: &Snapshot) -> Option<HeaderMap> {
+    let mut trailers = trailers?;
+    let mut forbidden = snapshot.identities.forged(&trailers);
+    forbidden.extend(forwarded::claims(&trailers));
+    for name in forbidden {
+        trailers.remove(name);
+    }
+    (!trailers.is_empty()).then_some(trailers)
 }
 
 /// What browsers want to hear. The route's rules stand in the place of whatever the endpoint says.

@@ -4,11 +4,13 @@
 //!  moment     file            what happens
 //!  connect    connection.rs   a connection's requests, one after the other or side by side
 //!             caller/         the caller's side of one request: HTTP/1.1, HTTP/2
+//!             flood.rs        what HTTP/2 lets a caller send without asking for anything
 //!  live       life.rs         ONE REQUEST FROM BIRTH TO END, told in one function
 //!  birth      context.rs      the snapshot is pinned; what is known grows from here
 //!  arrive     admit.rs        who calls: client, request id, trace
 //!  admit      admit.rs        route, limits, a place at an endpoint; ends in Next or Reject
 //!             identify.rs     who is calling, and whether they may
+//!             shed.rs         what the shield says: too fast, or too many
 //!  answer     answer.rs       redirects and fixed responses
 //!  refuse     refuse.rs       every "no", in one place
 //!  dispatch   dispatch.rs     an endpoint, again for each attempt; another attempt, or the end
@@ -16,6 +18,7 @@
 //!  forward    forward.rs      what leaves: the head as the endpoint will see it
 //!             upload.rs       the body, kept for another attempt as long as it is small
 //!  relay      relay.rs        what comes back: head and body on their way to the caller
+//!             pace.rs         how slow a caller may be
 //!             tunnel.rs       bytes in both directions, once it is no HTTP any more
 //!  finish     finish.rs       counted and logged, exactly once, under one ending
 //! ```
@@ -36,6 +39,7 @@ mod life;
 mod pace;
 mod refuse;
 mod relay;
+mod shed;
 mod timer;
 mod tunnel;
 mod upload;

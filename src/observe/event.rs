@@ -76,6 +76,14 @@ pub fn jwks_failing(method: &IdentityMetrics, why: &str, news: bool) {
     }
 }
 
+/// Callers are being turned away, for want of what this setting of the shield bounds.
+pub fn shield_closed(listener: &str, setting: &str) {
+    warn!(
+        listener,
+        setting, "the shield turns callers away; metrics count them"
+    );
+}
+
 /// A new configuration serves since `at_unix_seconds`.
 pub fn config_reloaded(metrics: &Metrics, revision: u64, at_unix_seconds: u64) {
     metrics.reloaded(true, at_unix_seconds);

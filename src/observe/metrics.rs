@@ -10,6 +10,7 @@ mod scope;
 
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
 pub use identity::IdentityMetrics;
+pub use process::resident_bytes;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
@@ -81,6 +82,8 @@ table! {
     http_request_duration_seconds: histogram[route];
     /// Requests that have begun and not finished, open WebSockets included.
     http_requests_in_flight: gauge[listener];
+    /// Requests refused by the shield, by the setting that stood in their way.
+    http_requests_shed_total: counter[listener, reason];
     /// Bytes of request bodies taken from callers.
     http_request_bytes_total: counter[route];
     /// Bytes of response bodies sent to callers.

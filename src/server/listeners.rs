@@ -11,6 +11,7 @@ use crate::stage::listen::accept::{self, Greeter, Listener};
 use crate::stage::listen::conn::Arrived;
 use crate::stage::listen::resolver::Certificates;
 use crate::stage::listen::settings::Settings;
+use crate::stage::listen::shield::Shield;
 use crate::stage::listen::tls::{TlsChange, TlsSlot, load_certificate};
 use crate::stage::upstream::connector::Connector;
 use std::collections::HashMap;
@@ -36,6 +37,10 @@ pub struct Worker {
 impl Greeter for Worker {
     fn trusts(&self, peer: &SocketAddr) -> bool {
         self.gateway.current.load().trusted.contains(peer.ip())
+    }
+
+    fn shield(&self) -> Arc<Shield> {
+        Arc::clone(&self.gateway.current.load().shield)
     }
 
     async fn serve(self: Arc<Self>, arrived: Arrived) {

@@ -3,6 +3,7 @@
 mod drain;
 mod identities;
 mod listeners;
+mod memory;
 mod pools;
 pub mod process;
 mod reload;
@@ -99,7 +100,7 @@ impl Server {
         }
         let as_faults =
             |faults: Vec<Fault>| StartError::Config(config::render(&loaded.source, &faults));
-        let state = State::new(Arc::clone(&metrics));
+        let state = State::new(Arc::clone(&metrics), process::raise_open_files());
         let state = Arc::new(state.map_err(|error| StartError::System(error.to_owned()))?);
         let snapshot = Snapshot::build(config, &state, 1).map_err(as_faults)?;
 
@@ -123,6 +124,7 @@ impl Server {
         let server = Self::assemble((path, environment), watching, state, snapshot)?;
         server.put_in_force(prepared);
         tokio::spawn(Arc::clone(&server.pools.prober).run());
+        tokio::spawn(Arc::clone(&server).watch_memory());
         if let Some(admin) = admin {
             let view: Arc<dyn admin::AdminView> = Arc::clone(&server) as _;
             tokio::spawn(Arc::clone(&server).watch_expiries());
@@ -203,6 +205,17 @@ impl Server {
         let snapshot = self.gateway.current.load_full();
         self.pools.apply(&snapshot);
         self.identities.apply(&snapshot);
+        let (wanted, max) = (
+            snapshot.config.server.shield.connections,
+            snapshot.shield.connections().max,
+        );
+        if max < wanted {
+            tracing::warn!(
+                wanted,
+                max,
+                "fewer connections than configured: the limit on open files is too low"
+            );
+        }
         let mut listeners = self
             .listeners
             .lock()

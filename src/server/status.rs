@@ -3,6 +3,7 @@
 use super::Server;
 use crate::admin::{AdminView, Part};
 use crate::snapshot::{Identities, Upstream};
+use crate::stage::listen::shield::{Shield, Usage};
 use crate::stage::upstream::endpoint::Endpoint;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -64,6 +65,7 @@ impl AdminView for Server {
             },
             "draining": self.draining.load(Relaxed),
             "connections": self.live.count(),
+            "shield": shield(&snapshot.shield),
             "listeners": snapshot.config.listeners.iter().map(|(name, listener)| {
                 (name.clone(), json!({ "address": listener.address, "tls": listener.tls.is_some() }))
             }).collect::<Map<_, _>>(),
@@ -106,6 +108,16 @@ fn identity(identities: &Identities) -> Map<String, Value> {
         (name.clone(), told)
     });
     fetched.collect()
+}
+
+fn shield(shield: &Shield) -> Value {
+    let usage = |usage: Usage| json!({ "taken": usage.taken, "max": usage.max, "addresses": usage.addresses });
+    json!({
+        "connections": usage(shield.connections()),
+        "greetings": usage(shield.greetings()),
+        "in_flight": usage(shield.in_flight()),
+        "short_of_memory": shield.is_short_of_memory(),
+    })
 }
 
 fn pool(upstream: &Upstream) -> Value {

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
 use crate::stage::listen::forwarded::TrustedProxies;
 use crate::stage::listen::settings::{HeadSettings, HstsSettings, Settings as ListenerSettings};
+use crate::stage::listen::shield::Shield;
 use crate::stage::route::table::Table;
 use crate::wire::head::HeadLimits;
 use http::HeaderValue;
@@ -39,6 +40,7 @@ pub struct Snapshot {
     pub identities: Identities,
     pub listeners: HashMap<String, Arc<ListenerRules>>,
     pub trusted: TrustedProxies,
+    pub shield: Arc<Shield>,
 }
 
 /// What a listener adds to every request that comes through it.
@@ -73,8 +75,15 @@ impl Snapshot {
         let Some(routes) = routes.filter(|_| !faults.has_errors()) else {
             return Err(faults.0);
         };
+        let shield = Shield::new(
+            &config.server.shield,
+            &config.server.trusted_proxies,
+            state.open_files_max,
+            Arc::clone(&state.shield),
+        );
         let snapshot = Self {
             revision,
+            shield: Arc::new(shield),
             routes,
             upstreams,
             identities,

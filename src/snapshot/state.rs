@@ -3,15 +3,21 @@
 use super::{TunnelCounts, Upstream};
 use crate::observe::metrics::Metrics;
 use crate::stage::identity::jwks::Jwks;
+use crate::stage::listen::shield::Counts;
 use crate::stage::upstream::endpoint::Registry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Lives as long as the process.
 pub struct State {
     pub metrics: Arc<Metrics>,
     /// Health, ejection and counters of every endpoint.
     pub endpoints: Registry,
+    /// Connections and requests by address.
+    pub shield: Arc<Counts>,
+    /// How many descriptors the process may have.
+    pub open_files_max: u64,
     tunnels: Mutex<HashMap<String, Arc<TunnelCounts>>>,
     upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
     jwks: Mutex<BTreeMap<String, Arc<Jwks>>>,
@@ -20,13 +26,15 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(metrics: Arc<Metrics>) -> Result<Self, &'static str> {
+    pub fn new(metrics: Arc<Metrics>, open_files_max: u64) -> Result<Self, &'static str> {
         let mut made_up_secret = [0; 32];
         aws_lc_rs::rand::fill(&mut made_up_secret)
             .map_err(|_| "the system has no random numbers")?;
         Ok(Self {
             metrics,
             endpoints: Registry::default(),
+            shield: Arc::new(Counts::new(Instant::now())),
+            open_files_max,
             tunnels: Mutex::default(),
             upstreams: Mutex::default(),
             jwks: Mutex::default(),

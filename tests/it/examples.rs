@@ -911,3 +911,50 @@ fn every_shipped_document_is_what_the_schema_tells_editors() {
         assert!(!validator.is_valid(&value), "a misspelt key is seen");
     }
 }
+
+#[tokio::test]
+async fn shields() {
+    let app = Upstream::named("app").await;
+    let values: &[(&str, &dyn Display)] = &[("BACKEND_A", &app), ("MONITORING", &"127.0.0.9/32")];
+    let gateway = start("shields", values).await;
+    let from = async |last: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+        socket.connect(gateway.address("http")).await
+    };
+    // The rate: a burst passes, then not everything does.
+    let (mut fast, mut passed) = (Client::connect(&gateway).await, 0);
+    let refused = loop {
+        let answer = fast.get("/").await;
+        if answer.status != 200 {
+            break answer;
+        }
+        passed += 1;
+    };
+    assert!(passed >= 40, "{passed}");
+    refused.assert_refused(429, "too_many_requests");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let mut monitoring = Client::over(&gateway, Box::new(from(9).await.unwrap()));
+    for _ in 0..100 {
+        assert_eq!(monitoring.get("/healthz").await.text(), "ok\n");
+    }
+    // Connections: a hundred of one address, and no more.
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(from(2).await.unwrap());
+    }
+    eventually("a hundred are open", async || {
+        let taken = gateway.status().await["shield"]["connections"]["taken"].as_u64();
+        (taken == Some(102)).then_some(())
+    })
+    .await;
+    let more = async {
+        let mut stream = from(2).await?;
+        stream.read_u8().await
+    };
+    assert!(more.await.is_err(), "turned away");
+    let mut other = Client::over(&gateway, Box::new(from(3).await.unwrap()));
+    assert_eq!(other.get("/").await.text(), "app");
+    drop(held);
+    gateway.settled().await;
+}

@@ -211,6 +211,8 @@ async fn nobody_can_say_who_he_is_but_us() {
     ] {
         let mut headers = forged.to_vec();
         headers.push(("authorization", &token));
+        // Nor can a caller have it lost on the way.
+        headers.push(("connection", "x-user-id, x-user-email"));
         let answer = client.request("GET", target, &headers, b"").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let seen = app.last().await;
@@ -225,6 +227,23 @@ async fn nobody_can_say_who_he_is_but_us() {
         // On a route that asks nobody, credentials are the endpoint's business.
         assert_eq!(seen.header("authorization").is_some(), user.is_none());
     }
+}
+
+#[tokio::test]
+async fn trailers_say_no_more_than_headers_may() {
+    let app = Upstream::named("app").await;
+    let gateway = Gateway::start(&document(&apps(), "apps", ""), &[("app", &app)]).await;
+    let mut client = Client::connect(&gateway).await;
+    let head = format!("POST / HTTP/1.1\r\nhost: t\r\nx-api-key: {KEY}\r\n");
+    let chunks = "transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n";
+    let trailers = "x-user-id: admin\r\nX_User_Id: admin\r\nx-forwarded-for: 1.2.3.4\r\nx-sum: 9\r\n\r\n";
+    client
+        .send(format!("{head}{chunks}{trailers}").as_bytes())
+        .await;
+    assert_eq!(client.answer().await.status, 200);
+    let seen = app.last().await;
+    assert_eq!(seen.header("x-user-id"), Some("alice"));
+    assert_eq!(seen.trailers, ["x-sum: 9"]);
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ mod listen;
 mod observe;
 mod reload;
 mod route;
+mod shield;
 mod shutdown;
 mod upstream;
 mod websocket;

@@ -12,6 +12,7 @@ use super::settings::{Config, ServerSettings};
 use super::suggest;
 use crate::base::fault::{Faults, KeyPath};
 use crate::base::units::Period;
+use crate::stage::listen::shield::settings::Settings as Shield;
 use std::fmt::Display;
 use std::path::Path;
 
@@ -34,6 +35,9 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
         absent,
     };
     server(&config.server, &mut report);
+    names("listeners", config.listeners.keys(), &mut report);
+    names("pools", config.pools.keys(), &mut report);
+    names("routes", config.routes.keys(), &mut report);
     listeners::check(&mut report);
     pools::check(&mut report);
     identity::check(&mut report);
@@ -143,6 +147,21 @@ impl Report<'_> {
     }
 }
 
+/// Names are shown in logs, metrics and `/status`: what cannot be seen has no place in them.
+fn names<'n>(section: &str, names: impl Iterator<Item = &'n String>, report: &mut Report<'_>) {
+    let section = KeyPath::root().key(section);
+    for name in names {
+        if name.is_empty() || name.contains(words::is_unseen) {
+            let what = "a name must be made of characters that can be seen";
+            report.key_error(
+                section.key(name),
+                what,
+                "such as letters, digits, `-` and `_`",
+            );
+        }
+    }
+}
+
 fn server(server: &ServerSettings, report: &mut Report<'_>) {
     let at = KeyPath::root().key("server");
     if let Some(threads) = server.threads {
@@ -166,4 +185,34 @@ fn server(server: &ServerSettings, report: &mut Report<'_>) {
         ),
         "the deadline includes the delay: make it longer",
     );
+    shield(&at.key("shield"), &server.shield, report);
+}
+
+fn shield(at: &KeyPath, shield: &Shield, report: &mut Report<'_>) {
+    for (key, count) in [
+        ("connections", shield.connections),
+        ("connections_per_address", shield.connections_per_address),
+        ("greetings", shield.greetings),
+        ("greetings_per_address", shield.greetings_per_address),
+        ("in_flight", shield.in_flight),
+        ("in_flight_per_address", shield.in_flight_per_address),
+    ] {
+        report.at_least_one(at, key, count);
+    }
+    let memory = shield.memory.is_none_or(|memory| memory.0 > 0);
+    let what = "`memory` must be more than zero";
+    report.must(
+        memory,
+        at.key("memory"),
+        what,
+        "write a size such as `800MiB`",
+    );
+    if let Some(rate) = &shield.rate_per_address {
+        let at = at.key("rate_per_address");
+        report.at_least_one(&at, "requests", rate.requests);
+        report.at_least_one(&at, "burst", rate.burst.unwrap_or(1));
+        let what = format!("`per` must be from 1ms to 1d, not {}", rate.per);
+        let is_sound = !rate.per.0.is_zero() && rate.per <= Period::seconds(86_400);
+        report.must(is_sound, at.key("per"), what, "");
+    }
 }

@@ -23,6 +23,11 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(part)
 }
 
+/// Control characters, and what Unicode has for line ends and for nothing at all.
+pub fn is_unseen(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{feff}')
+}
+
 /// A name of a header or a cookie.
 pub fn name(kind: &str, text: &str) -> Result<(), Wrong> {
     if is_token(text) {

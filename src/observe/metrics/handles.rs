@@ -320,6 +320,12 @@ impl ListenerMetrics {
         self.scope.series(family, &[self.name(), reason]).inc();
     }
 
+    /// A request was refused before anything was done for it.
+    pub fn shed(&self, reason: &'static str) {
+        let family = &self.metrics.table.http_requests_shed_total;
+        self.scope.series(family, &[self.name(), reason]).inc();
+    }
+
     /// A TLS handshake ended.
     pub fn handshake(&self, result: &'static str) {
         let family = &self.metrics.table.tls_handshakes_total;

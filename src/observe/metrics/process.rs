@@ -68,6 +68,16 @@ pub fn write(text: &mut String) {
     }
 }
 
+/// Bytes of the process that are in RAM; none where there is no `/proc`.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// Fields of `/proc/self/stat` from the third on: the second, the name, may hold spaces and brackets.
 fn stat_field(stat: &str, field: usize) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
@@ -114,5 +124,6 @@ mod tests {
         write(&mut text);
         assert_eq!(text.matches("# TYPE process_").count(), 7, "{text}");
         assert!(!text.contains(" 0\n"), "{text}");
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 1 << 20));
     }
 }

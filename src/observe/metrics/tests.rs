@@ -40,6 +40,7 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     let listener = metrics.listener("http");
     drop(listener.accepted());
     listener.rejected("full");
+    listener.shed("in_flight");
     listener.handshake("ok");
     let identity = metrics.identity("users");
     identity.known();

@@ -3,8 +3,10 @@
 use super::conn::{Arrived, Connection, ConnectionFacts};
 use super::proxy_protocol;
 use super::settings::Settings;
+use super::shield::{Entry, GREETING_MAX, Shield};
 use super::shown;
 use super::tls::TlsSlot;
+use crate::observe::event;
 use crate::observe::metrics::ListenerMetrics;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::{ALPN, Ssl};
@@ -17,9 +19,6 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-
-/// For everything before the first request: PROXY header, TLS handshake, HTTP/2 preface.
-const GREETING_MAX: Duration = Duration::from_secs(10);
 
 /// Connections that wait in the kernel; it takes the smaller of this and `somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -48,6 +47,9 @@ pub struct Listener {
 pub trait Greeter: Send + Sync + 'static {
     /// Whether this peer may speak for others by the PROXY protocol.
     fn trusts(&self, peer: &SocketAddr) -> bool;
+
+    /// The limits in force.
+    fn shield(&self) -> Arc<Shield>;
 
     /// Serves the requests of a connection until it ends.
     fn serve(self: Arc<Self>, arrived: Arrived) -> impl Future<Output = ()> + Send;
@@ -129,10 +131,7 @@ impl Listener {
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             };
             match accepted {
-                Ok((tcp, peer)) => {
-                    let (listener, greeter) = (Arc::clone(&self), Arc::clone(&greeter));
-                    tokio::spawn(listener.welcome(tcp, peer, greeter));
-                }
+                Ok((tcp, peer)) => self.admit(tcp, peer, &greeter),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     self.metrics.rejected("accept_failed");
@@ -143,17 +142,50 @@ impl Listener {
         }
     }
 
+    /// Turned away here, a connection costs neither a task nor a byte that is kept.
+    fn admit<G: Greeter>(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, greeter: &Arc<G>) {
+        let shield = greeter.shield();
+        // Who is behind a proxy is not known before its header.
+        let caller = (!self.proxy_protocol).then(|| peer.ip());
+        let greets = self.tls.is_some() || self.h2c || self.proxy_protocol;
+        match shield.enter(caller, greets) {
+            Ok(entry) => {
+                let (listener, greeter) = (Arc::clone(self), Arc::clone(greeter));
+                tokio::spawn(listener.welcome(tcp, peer, (shield, entry), greeter));
+            }
+            Err(limit) => {
+                turn_away(tcp);
+                self.metrics.rejected(limit);
+                self.tell(&shield, limit);
+            }
+        }
+    }
+
+    fn tell(&self, shield: &Shield, limit: &str) {
+        if shield.is_news(Instant::now().into_std()) {
+            event::shield_closed(&self.name, limit);
+        }
+    }
+
     async fn welcome<G: Greeter>(
         self: Arc<Self>,
         tcp: TcpStream,
         peer: SocketAddr,
+        (shield, mut entry): (Arc<Shield>, Entry),
         greeter: Arc<G>,
     ) {
         let _open = self.metrics.accepted();
+        let patience = shield.greeting_max();
         // Boxed: a handshake needs 7 KiB that the connection must not hold for the rest of its life.
-        let greeting = Box::pin(self.greet(tcp, peer, &*greeter));
-        match timeout(GREETING_MAX, greeting).await {
-            Ok(Ok(arrived)) => greeter.serve(arrived).await,
+        let greeting = Box::pin(self.greet(tcp, peer, (&shield, &mut entry), &*greeter));
+        let outcome = timeout(patience, greeting).await;
+        // Limits may change while it is served.
+        drop(shield);
+        match outcome {
+            Ok(Ok(arrived)) => {
+                entry.greeted();
+                greeter.serve(arrived).await;
+            }
             Ok(Err(reason)) => self.metrics.rejected(reason),
             Err(_) => self.metrics.rejected("greeting_timed_out"),
         }
@@ -164,6 +196,7 @@ impl Listener {
         &self,
         mut tcp: TcpStream,
         peer: SocketAddr,
+        (shield, entry): (&Shield, &mut Entry),
         greeter: &G,
     ) -> Result<Arrived, &'static str> {
         set_options(&tcp).map_err(|_| "socket_failed")?;
@@ -182,6 +215,11 @@ impl Listener {
             let header = proxy_protocol::read(&mut tcp, Instant::now() + GREETING_MAX).await;
             let (header, rest) = header.map_err(|_| "proxy_header_invalid")?;
             facts.peer = header.source.unwrap_or(peer);
+            if let Err(limit) = shield.introduce(entry, facts.peer.ip()) {
+                turn_away(tcp);
+                self.tell(shield, limit);
+                return Err(limit);
+            }
             ahead = rest;
         }
         let Some(tls) = &self.tls else {
@@ -213,6 +251,13 @@ impl Listener {
             }
         }
     }
+}
+
+/// Closes at once, and without a trace: a reset leaves nothing behind in the kernel, and a caller may
+/// safely try again.
+fn turn_away(tcp: TcpStream) {
+    // Without it the connection is closed all the same, only more politely.
+    let _ = SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
 }
 
 fn set_options(tcp: &TcpStream) -> io::Result<()> {

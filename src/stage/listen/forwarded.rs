@@ -184,16 +184,17 @@ fn is_port(text: &str) -> bool {
     hidden || digits
 }
 
-/// The elements of a list header over all its lines, from the right. A value that is not ASCII text
-/// is one element, empty: nothing to believe, and the end of a walk.
+/// The elements of a list header over all its lines, from the right. One that is empty, or not ASCII text,
+/// is nothing to believe, and the end of a walk. What stands to its right is not touched by it, or a caller
+/// could hide behind the proxy that appended its address.
 fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).into_iter().rev();
-    lines.flat_map(|line| split(line.to_str().unwrap_or_default(), b','))
+    lines.flat_map(|line| split(line.as_bytes(), b','))
 }
 
-fn split(text: &str, separator: u8) -> FromTheRight<'_> {
+fn split(bytes: &[u8], separator: u8) -> FromTheRight<'_> {
     FromTheRight {
-        rest: Some(text),
+        rest: Some(bytes),
         separator,
     }
 }
@@ -201,7 +202,7 @@ fn split(text: &str, separator: u8) -> FromTheRight<'_> {
 /// Splits where a separator is not inside quotes, starting at the right: what the last proxy
 /// appended is understood whatever stands before it, such as a quote that is never closed.
 struct FromTheRight<'a> {
-    rest: Option<&'a str>,
+    rest: Option<&'a [u8]>,
     separator: u8,
 }
 
@@ -211,18 +212,19 @@ impl<'a> Iterator for FromTheRight<'a> {
     fn next(&mut self) -> Option<&'a str> {
         let rest = self.rest?;
         let mut quoted = false;
-        let end = rest.bytes().enumerate().rev().find(|(at, byte)| {
-            if *byte == b'"' && !escaped(&rest.as_bytes()[..*at]) {
+        let end = rest.iter().enumerate().rev().find(|(at, byte)| {
+            if **byte == b'"' && !escaped(&rest[..*at]) {
                 quoted = !quoted;
             }
-            *byte == self.separator && !quoted
+            **byte == self.separator && !quoted
         });
         let (before, element) = match end {
             Some((at, _)) => (Some(&rest[..at]), &rest[at + 1..]),
             None => (None, rest),
         };
         self.rest = before;
-        Some(element.trim_ascii())
+        let text = str::from_utf8(element).ok().filter(|text| text.is_ascii());
+        Some(text.unwrap_or_default().trim_ascii())
     }
 }
 
@@ -239,7 +241,7 @@ fn escaped(before: &[u8]) -> bool {
 
 /// One parameter of an element of `Forwarded`, without its quotes.
 fn parameter<'a>(element: &'a str, name: &str) -> Option<&'a str> {
-    split(element, b';').find_map(|pair| {
+    split(element.as_bytes(), b';').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
         let value = value.trim_ascii();
         let plain = value
@@ -401,15 +403,15 @@ fn write_forwarded_for(out: &mut Vec<u8>, client: &Client, headers: &HeaderMap) 
     Some(start..out.len())
 }
 
-/// All lines of a header as one, with a comma after each.
+/// All lines of a header as one, with a comma after each. An empty one stays where it hides what stands
+/// before it, so that who reads the line comes to the same end.
 fn join(out: &mut Vec<u8>, headers: &HeaderMap, name: &HeaderName) {
-    for line in headers
-        .get_all(name)
-        .into_iter()
-        .filter(|line| !line.is_empty())
-    {
-        out.extend_from_slice(line.as_bytes());
-        out.extend_from_slice(b", ");
+    let start = out.len();
+    for line in headers.get_all(name) {
+        if !line.is_empty() || out.len() > start {
+            out.extend_from_slice(line.as_bytes());
+            out.extend_from_slice(b", ");
+        }
     }
 }
 

@@ -6,6 +6,7 @@ pub mod forwarded;
 pub mod proxy_protocol;
 pub mod resolver;
 pub mod settings;
+pub mod shield;
 mod shown;
 pub mod tls;
 pub mod trace;

@@ -48,6 +48,14 @@ struct Resting {
     until: Instant,
 }
 
+/// Which connection, and how soon.
+struct Wanted<'a> {
+    peers: &'a PeerTemplate,
+    endpoint: &'a Endpoint,
+    purpose: Purpose,
+    limit: Duration,
+}
+
 /// A connection, and whether it was used before.
 pub struct Connected {
     pub exchange: Exchange,
@@ -78,7 +86,6 @@ impl Connector {
         limit: Duration,
     ) -> Result<Connected, Broken> {
         let key = peers.connection_key(endpoint, purpose == Purpose::Upgrade);
-        let http2 = peers.speaks_http2() && purpose != Purpose::Upgrade;
         if purpose == Purpose::Usual
             && let Some(h1) = self.take(key)
         {
@@ -88,7 +95,25 @@ impl Connector {
             });
         }
         let key = peers.keeps_connections().then_some(key);
-        let exchange = if http2 {
+        let wanted = Wanted {
+            peers,
+            endpoint,
+            purpose,
+            limit,
+        };
+        // Boxed: a handshake needs kilobytes that a request on a kept connection must not hold.
+        Box::pin(self.open(wanted, key)).await
+    }
+
+    async fn open(&self, wanted: Wanted<'_>, key: Option<u64>) -> Result<Connected, Broken> {
+        let Wanted {
+            peers,
+            endpoint,
+            purpose,
+            limit,
+        } = wanted;
+        let upgrade = purpose == Purpose::Upgrade;
+        let exchange = if peers.speaks_http2() && !upgrade {
             let peer = peers.peer_of(endpoint, limit, false)?;
             if let Some(session) = self.on_open_connection(&peer).await {
                 return Ok(Connected {
@@ -98,7 +123,7 @@ impl Connector {
             }
             self.dial_http2(peer, key).await?
         } else if peers.is_tls() {
-            let peer = peers.peer_of(endpoint, limit, purpose == Purpose::Upgrade)?;
+            let peer = peers.peer_of(endpoint, limit, upgrade)?;
             let stream = self.pingora.transport().new_stream(&*peer).await;
             let stream = stream.map_err(|error| Broken::of_connector(&error))?;
             Exchange::h1(Link::new(Wire::Tls(stream)), key)

@@ -261,7 +261,8 @@ impl World {
         let folder = self.folder.path().display();
         let (files, echo) = (self.files, self.echo);
         format!(
-            "server: {{ threads: 1, access_log: {folder}/onemind.access }}\n\
+            "server:\n  threads: 1\n  access_log: {folder}/onemind.access\n  \
+             shield: {{ connections_per_address: 4000, in_flight_per_address: 4000 }}\n\
              admin: {{ address: \"127.0.0.1:{admin}\" }}\n\
              listeners:\n  http: {{ address: \"127.0.0.1:{http}\" }}\n  https:\n    address: \"127.0.0.1:{https}\"\n    \
              tls: {{ certificates: [{{ certificate: {folder}/certificate.pem, key: {folder}/key.pem }}] }}\n\

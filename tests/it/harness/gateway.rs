@@ -29,6 +29,7 @@ const ENDINGS: &[&str] = &[
     "client_left",
     "refused",
     "identity_unavailable",
+    "overloaded",
     "no_route",
     "bad_request",
     "client_timed_out",

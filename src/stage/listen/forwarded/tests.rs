@@ -104,6 +104,41 @@ proptest! {
 }
 
 #[test]
+fn what_is_no_text_hides_nobody_who_stands_to_its_right() {
+    for (lines, address) in [
+        (&[&b"\x80, 198.51.100.7"[..]][..], "198.51.100.7"),
+        (&[b"\xff\", 198.51.100.7, 10.2.2.2"], "198.51.100.7"),
+        (&[b"192.0.2.1, \x80, 10.2.2.2"], "10.2.2.2"),
+        (&[b"192.0.2.1, \xc3\xa9"], "10.0.0.1"),
+        (&[b"198.51.100.7", b""], "10.0.0.1"),
+    ] {
+        for name in [X_FORWARDED_FOR, FORWARDED] {
+            let mut map = HeaderMap::new();
+            for line in lines {
+                let mut line = line.to_vec();
+                if name == FORWARDED {
+                    line = line
+                        .split(|byte| *byte == b',')
+                        .fold(Vec::new(), |mut all, hop| {
+                            if !all.is_empty() {
+                                all.push(b',');
+                            }
+                            if !hop.trim_ascii().is_empty() {
+                                all.extend_from_slice(b"for=");
+                            }
+                            all.extend_from_slice(hop.trim_ascii());
+                            all
+                        });
+                }
+                map.append(name.clone(), HeaderValue::from_bytes(&line).unwrap());
+            }
+            let client = client(peer("10.0.0.1"), &map, &trusted(), false);
+            assert_eq!(client.address.to_string(), address, "{map:?}");
+        }
+    }
+}
+
+#[test]
 fn the_caller_is_the_right_most_address_that_is_not_trusted() {
     for (from, lines, address) in [
         // Nobody trusts a stranger.
