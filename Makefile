@@ -5,6 +5,7 @@
 #   make check  format, lints, licences, unused dependencies
 #   make bench  beside nginx, HAProxy and a bare Pingora, on this machine
 #   make fuzz   every parser of what strangers send, SECONDS=600 each
+#   make soak-upgrade  twenty upgrades under load: requests, WebSockets and streams
 #   make image  the container image
 
 CARGO  ?= cargo
@@ -12,7 +13,7 @@ CONFIG ?= conf/gateway.yaml
 SECONDS ?= 600
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench fuzz image build-needs bench-needs check-needs
+.PHONY: demo run test check bench fuzz soak-upgrade image build-needs bench-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -33,6 +34,9 @@ bench: build-needs bench-needs
 
 fuzz: build-needs
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture $(ARGS)
+
+soak-upgrade: build-needs
+	$(CARGO) test --locked --release --test it -- --ignored --exact --nocapture upgrade::soak::twenty_upgrades_under_load
 
 image:
 	docker build -t onemind-gateway .

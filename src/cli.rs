@@ -3,7 +3,7 @@
 use crate::base::units::Moment;
 use crate::config::{self, Loaded};
 use crate::demo;
-use crate::server::{Server, StartError, process};
+use crate::server::{End, Heritage, Server, StartError, process};
 use crate::stage::identity::api_key;
 use clap::{Args, Subcommand};
 use std::fmt::Write as _;
@@ -15,11 +15,25 @@ use std::time::Duration;
 
 /// For each step of asking a gateway whether it is ready.
 const READY_TIME_MAX: Duration = Duration::from_secs(2);
-const READY_BYTES_MAX: u64 = 64 << 10;
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
+
+/// Told to stop twice.
+const LEFT_AT_ONCE: u8 = 3;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  told to stop, and drained or at the drain deadline; or followed by a successor
+  1  did not start: the configuration or the system is at fault
+  2  the command line is wrong
+  3  told to stop twice, and left at once";
+
+/// What a running gateway takes longer than the time it gives a successor.
+const UPGRADE_SLACK: Duration = Duration::from_secs(30);
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Serve until told to stop (SIGTERM drains, SIGHUP reloads, SIGUSR1 reopens the access log)
+    /// Serve until told to stop (SIGTERM drains, SIGHUP reloads, SIGUSR1 reopens the access log, SIGUSR2 upgrades)
+    #[command(after_help = EXIT_STATUS)]
     Run(File),
     /// Check a configuration: every fault at once, with its place and how to mend it; exit 0 or 1
     #[command(visible_alias = "test")]
@@ -35,6 +49,8 @@ pub enum Command {
     Schema,
     /// Ask a running gateway whether it is ready; exit 0 or 1, for health checks of containers
     Ready(File),
+    /// Let the program that is on disk now take the place of the running one; exit 0 or 1
+    Upgrade(File),
     /// Start the gateway in front of three example backends, with a certificate made on the spot
     Demo(demo::Options),
 }
@@ -103,23 +119,27 @@ pub fn run(command: Command) -> ExitCode {
         Command::Key(Key::New(new)) => new_key(&new),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Ready(file) => ready(&file.config),
-        Command::Demo(options) => finish(demo::run(&options)),
+        Command::Upgrade(file) => upgrade(&file.config),
+        Command::Demo(options) => finish(demo::run(&options).map(|()| End::Drained)),
     }
 }
 
 fn serve(path: &Path) -> ExitCode {
     let served = process::start_log(config::log_filter().as_deref()).and_then(|metrics| {
         process::control_runtime()?.block_on(async {
-            let server = Server::start(path, config::environment(), metrics)?;
+            let environment = config::environment();
+            let heritage = Heritage::take(&environment).await?;
+            let server = Server::start(path, environment, metrics, heritage).await?;
             Ok(server.run().await?)
         })
     });
     finish(served)
 }
 
-fn finish(served: Result<(), StartError>) -> ExitCode {
+fn finish(served: Result<End, StartError>) -> ExitCode {
     match served {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(End::AtOnce) => ExitCode::from(LEFT_AT_ONCE),
+        Ok(End::Drained | End::DeadlinePassed) => ExitCode::SUCCESS,
         Err(StartError::Config(rendered)) => complain(&rendered),
         Err(StartError::System(why)) => complain(&format!("error: {why}\n")),
     }
@@ -186,14 +206,38 @@ fn ready(path: &Path) -> ExitCode {
     let Some(config) = &loaded.config else {
         return complain(&loaded.render());
     };
-    match ask_ready(config.admin.address) {
+    match ask(config.admin.address, "GET /readyz", READY_TIME_MAX) {
         Ok(answer) if answer.starts_with("HTTP/1.1 200") => print("ready\n"),
         Ok(answer) => complain(&format!("not ready: {}\n", body_of(&answer))),
         Err(error) => complain(&format!("not ready: {}: {error}\n", config.admin.address)),
     }
 }
 
-fn ask_ready(mut admin: SocketAddr) -> io::Result<String> {
+fn upgrade(path: &Path) -> ExitCode {
+    let loaded = config::load(path, &config::environment());
+    let Some(config) = &loaded.config else {
+        return complain(&loaded.render());
+    };
+    let limit = config
+        .server
+        .upgrade
+        .ready_within
+        .0
+        .saturating_add(UPGRADE_SLACK);
+    match ask(config.admin.address, "POST /upgrade", limit) {
+        Ok(answer) if answer.starts_with("HTTP/1.1 200") => {
+            print(&format!("{}\n", body_of(&answer)))
+        }
+        Ok(answer) => complain(&format!("not upgraded: {}\n", body_of(&answer))),
+        Err(error) => complain(&format!(
+            "not upgraded: {}: {error}\n",
+            config.admin.address
+        )),
+    }
+}
+
+/// The answer of a gateway's admin listener, head and body.
+fn ask(mut admin: SocketAddr, what: &str, limit: Duration) -> io::Result<String> {
     if admin.ip().is_unspecified() {
         admin.set_ip(match admin.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -201,10 +245,13 @@ fn ask_ready(mut admin: SocketAddr) -> io::Result<String> {
         });
     }
     let mut stream = TcpStream::connect_timeout(&admin, READY_TIME_MAX)?;
-    stream.set_read_timeout(Some(READY_TIME_MAX))?;
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")?;
+    stream.set_read_timeout(Some(limit))?;
+    write!(
+        stream,
+        "{what} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    )?;
     let mut answer = String::new();
-    stream.take(READY_BYTES_MAX).read_to_string(&mut answer)?;
+    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)
 }
 

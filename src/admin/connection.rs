@@ -27,6 +27,8 @@ const LIFE: Duration = Duration::from_mins(10);
 const LAST_WORDS: Duration = Duration::from_secs(70);
 /// The same when the process stops.
 const LAST_WORDS_AT_STOP: Duration = Duration::from_secs(2);
+/// When the process stops, for a request that is on its way: to end a connection now would be to refuse it.
+const FIRST_WORDS_AT_STOP: Duration = Duration::from_millis(500);
 /// When no connection can be accepted, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -83,11 +85,18 @@ async fn connection(stream: TcpStream, router: Router, mut shutdown: watch::Rece
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     // Errors are faults of the caller alone, and it knows.
-    let last_words = tokio::select! {
+    let stopped = tokio::select! {
         _ = serving.as_mut() => return,
-        () = sleep(LIFE) => LAST_WORDS,
-        _ = shutdown.wait_for(|stop| *stop) => LAST_WORDS_AT_STOP,
+        () = sleep(LIFE) => false,
+        _ = shutdown.wait_for(|stop| *stop) => true,
     };
+    let mut last_words = LAST_WORDS;
+    if stopped {
+        if timeout(FIRST_WORDS_AT_STOP, serving.as_mut()).await.is_ok() {
+            return;
+        }
+        last_words = LAST_WORDS_AT_STOP;
+    }
     serving.as_mut().graceful_shutdown();
     let _ = timeout(last_words, serving).await;
 }

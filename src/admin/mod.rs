@@ -1,4 +1,4 @@
-//! The face for operators: metrics, health, status and reload, on a listener of their own.
+//! The face for operators: metrics, health, status, reload and upgrade, on a listener of their own.
 //!
 //! Nobody is asked who they are: the listener belongs on loopback or a private network. What a
 //! browser could be tricked into sending across sites is refused all the same.
@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// The body of a reload means nothing; more of it than this is refused.
+/// The body of a command means nothing; more of it than this is refused.
 const BODY_BYTES_MAX: usize = 16 << 10;
 /// For reading a body.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
@@ -50,6 +50,9 @@ pub trait AdminView: Send + Sync {
     /// Reads the configuration again: the new revision, or what is wrong with it.
     async fn reload(&self) -> Result<u64, Value>;
 
+    /// Lets another program take the place of this one: its process id, or why this one goes on.
+    async fn upgrade(&self) -> Result<u32, String>;
+
     /// Sets the gauges that are read only when somebody looks.
     fn refresh_metrics(&self);
 }
@@ -69,6 +72,7 @@ fn router(view: Arc<dyn AdminView>, metrics: Arc<Metrics>) -> Router {
         .route("/readyz", get(show_readiness))
         .route("/status", get(show_status))
         .route("/reload", post(reload))
+        .route("/upgrade", post(upgrade))
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "not_found", "there is no such page") })
         .method_not_allowed_fallback(|| async {
             let status = StatusCode::METHOD_NOT_ALLOWED;
@@ -107,20 +111,8 @@ async fn show_status(State(admin): State<Admin>) -> Json<Value> {
 }
 
 async fn reload(State(admin): State<Admin>, headers: HeaderMap, body: Body) -> Response {
-    if comes_from_another_site(&headers) {
-        let message = "a page in a browser may not do this";
-        return refusal(StatusCode::FORBIDDEN, "cross_site", message);
-    }
-    match timeout(BODY_DEADLINE, to_bytes(body, BODY_BYTES_MAX)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(_)) => {
-            let message = "a reload takes no body";
-            return refusal(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message);
-        }
-        Err(_) => {
-            let message = "the request body did not arrive in time";
-            return refusal(StatusCode::REQUEST_TIMEOUT, "body_timed_out", message);
-        }
+    if let Err(refused) = only_a_command(&headers, body).await {
+        return refused;
     }
     // On a task of its own: a caller that leaves must not stop a reload half-way.
     let task = tokio::spawn(async move {
@@ -141,6 +133,44 @@ async fn reload(State(admin): State<Admin>, headers: HeaderMap, body: Body) -> R
         Err(_) => {
             let message = "the reload is still running; see /status";
             refusal(StatusCode::GATEWAY_TIMEOUT, "still_running", message)
+        }
+    }
+}
+
+/// Answers when the other program serves, or has been given up; the gateway limits how long that takes.
+async fn upgrade(State(admin): State<Admin>, headers: HeaderMap, body: Body) -> Response {
+    if let Err(refused) = only_a_command(&headers, body).await {
+        return refused;
+    }
+    // On a task of its own, as a reload.
+    let task = tokio::spawn(async move { admin.view.upgrade().await });
+    match task.await {
+        Ok(Ok(pid)) => Json(json!({ "pid": pid })).into_response(),
+        Ok(Err(why)) => refusal(StatusCode::CONFLICT, "not_upgraded", &why),
+        Err(_) => {
+            let message = "the upgrade failed; see the log";
+            refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+        }
+    }
+}
+
+/// A command has no body that matters, and does not come from a page of another site.
+async fn only_a_command(headers: &HeaderMap, body: Body) -> Result<(), Response> {
+    if comes_from_another_site(headers) {
+        let message = "a page in a browser may not do this";
+        return Err(refusal(StatusCode::FORBIDDEN, "cross_site", message));
+    }
+    match timeout(BODY_DEADLINE, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => {
+            let message = "this takes no body";
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            Err(refusal(status, "body_too_large", message))
+        }
+        Err(_) => {
+            let message = "the request body did not arrive in time";
+            let status = StatusCode::REQUEST_TIMEOUT;
+            Err(refusal(status, "body_timed_out", message))
         }
     }
 }

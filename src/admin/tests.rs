@@ -61,6 +61,13 @@ impl AdminView for View {
         Ok(self.revision.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
+    async fn upgrade(&self) -> Result<u32, String> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err("it is broken".to_owned());
+        }
+        Ok(7)
+    }
+
     fn refresh_metrics(&self) {
         if let Some(metrics) = &self.metrics {
             metrics.certificate("seen at scrape", 7);

@@ -44,6 +44,8 @@ pub struct ServerSettings {
     pub drain_deadline: Period,
     /// What all callers together, and each address, may hold of the process.
     pub shield: listen::shield::settings::Settings,
+    /// How another program takes the place of this one (`onemind upgrade`, SIGUSR2).
+    pub upgrade: UpgradeSettings,
 }
 
 impl Default for ServerSettings {
@@ -55,6 +57,31 @@ impl Default for ServerSettings {
             drain_delay: Period::seconds(5),
             drain_deadline: Period::seconds(30),
             shield: listen::shield::settings::Settings::default(),
+            upgrade: UpgradeSettings::default(),
+        }
+    }
+}
+
+/// How another program takes the place of this one.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpgradeSettings {
+    /// The new process must have checked its configuration and probed its endpoints within this time, or
+    /// it is given up and the old one goes on. Default `60s`.
+    pub ready_within: Period,
+    /// The old process leaves as soon as its last connection has ended, or else after this. On SIGTERM
+    /// `server.drain_deadline` takes its place. Default `10m`.
+    pub drain_deadline: Period,
+    /// Older processes that may still be draining; an upgrade beyond that is refused. Default 8.
+    pub draining_max: u32,
+}
+
+impl Default for UpgradeSettings {
+    fn default() -> Self {
+        Self {
+            ready_within: Period::seconds(60),
+            drain_deadline: Period::seconds(600),
+            draining_max: 8,
         }
     }
 }

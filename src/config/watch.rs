@@ -4,7 +4,7 @@
 //! the place of the old one. What counts is the content; touching a file changes nothing.
 
 use inotify::{Inotify, WatchMask};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{PipeReader, PipeWriter, Read as _, Write as _, pipe};
@@ -176,20 +176,18 @@ impl<F: FnMut(&[PathBuf])> Follower<F> {
 
     /// Takes what was signalled meanwhile; an end of the pipe is a signal too.
     fn is_quiet_for(&mut self, wait: Duration) -> bool {
-        let mut sources = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        sources.extend(
-            self.inotify
-                .iter()
-                .map(|inotify| PollFd::new(inotify.as_fd(), PollFlags::POLLIN)),
-        );
-        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let mut sources = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let inotify = self.inotify.as_ref().map(AsFd::as_fd);
+        sources.extend(inotify.map(|inotify| PollFd::from_borrowed_fd(inotify, PollFlags::IN)));
+        // A time too long to be told is as good as none.
+        let timeout = Timespec::try_from(wait).ok();
         // Interrupted counts as a signal: to look once too often does no harm.
-        if poll(&mut sources, timeout) == Ok(0) {
+        if poll(&mut sources, timeout.as_ref()) == Ok(0) {
             return true;
         }
         let spoke = |at: usize, sources: &[PollFd<'_>]| {
             let source = sources.get(at);
-            source.is_some_and(|source| source.any().unwrap_or(true))
+            source.is_some_and(|source| !source.revents().is_empty())
         };
         let (by_handle, by_files) = (spoke(0, &sources), spoke(1, &sources));
         if by_handle {

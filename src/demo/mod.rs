@@ -6,7 +6,7 @@ mod switchboard;
 
 use crate::config::Environment;
 use crate::observe::metrics::Metrics;
-use crate::server::{Server, StartError, process};
+use crate::server::{Heritage, Server, StartError, process};
 use backend::Backend;
 use clap::Args;
 use std::collections::HashMap;
@@ -57,14 +57,17 @@ async fn show(options: &Options, metrics: Arc<Metrics>) -> Result<(), StartError
     let switchboard = switchboard::start(Arc::clone(&backends)).await?;
     let certificate = certificate::make()?;
     let environment = environment(options, &backends, &certificate)?;
-    let server = Server::start(&options.config, environment, metrics)?;
+    let heritage = Heritage::default();
+    let server = Server::start(&options.config, environment, metrics, heritage).await?;
     say(&guide(options, &backends, switchboard, &certificate))?;
     let stopped = server.run();
     match options.duration {
-        None => stopped.await?,
-        Some(duration) => tokio::time::timeout(duration, stopped)
-            .await
-            .unwrap_or(Ok(()))?,
+        None => drop(stopped.await?),
+        Some(duration) => {
+            if let Ok(ended) = tokio::time::timeout(duration, stopped).await {
+                ended?;
+            }
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::upload::REPLAY_BYTES_MAX;
 use super::{answer, dispatch, identify, shed};
 use crate::base::client::Client;
 use crate::base::reject::{Reject, RejectKind};
-use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
+use crate::snapshot::{Action, ListenerRules, Route, Snapshot, Tunnel, Upstream, unix_now};
 use crate::stage::listen::forwarded::{self, ForwardedHeaders};
 use crate::stage::listen::trace::Trace;
 use crate::stage::route::host::Host;
@@ -86,27 +86,12 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
         return Err(RejectKind::MethodNotAllowed.because("CONNECT is for forward proxies"));
     }
     let parts: &Parts = &caller.head;
-    let is_absolute = is_absolute(parts);
     let host = Host::of(parts)?;
     let name = listener(ctx).map_or("", |listener| listener.name.as_str());
     if let Some(route) = identify::preflight(parts, &snapshot, name, &host) {
         return identify::answer_preflight(parts, ctx, route);
     }
-    let found = snapshot.routes.find(parts, name, &host)?;
-    let route = Arc::clone(found.route);
-    let stripped = identify::without_credential(parts, &route);
-    let query = match &stripped {
-        Some(target) => target.split_once('?').map(|(_, query)| query),
-        None => parts.uri.query(),
-    };
-    let keeps = route.rewrite.keeps(&found) && !is_absolute && stripped.is_none();
-    let target = match &route.action {
-        Action::Forward(_) if keeps => None,
-        Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
-        Action::Redirect { to, .. } => Some(to.apply(&found, query)?),
-        Action::Respond { .. } => None,
-    };
-    drop(found);
+    let (route, target) = find(parts, &snapshot, name, &host)?;
     ctx.admission = Some(Admission {
         target,
         ..Admission::of(Arc::clone(&route))
@@ -133,6 +118,31 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
     }
     dispatch::reserve(ctx).await?;
     Ok(Next::Forward)
+}
+
+/// The route, and where it leads: path and query for the endpoint when they differ from the caller's, or the
+/// place of a redirect. No credential goes there.
+fn find(
+    parts: &Parts,
+    snapshot: &Snapshot,
+    listener: &str,
+    host: &Host,
+) -> Result<(Arc<Route>, Option<String>), Reject> {
+    let found = snapshot.routes.find(parts, listener, host)?;
+    let route = Arc::clone(found.route);
+    let stripped = identify::without_credential(parts, &route);
+    let query = match &stripped {
+        Some(target) => target.split_once('?').map(|(_, query)| query),
+        None => parts.uri.query(),
+    };
+    let keeps = route.rewrite.keeps(&found) && !is_absolute(parts) && stripped.is_none();
+    let target = match &route.action {
+        Action::Forward(_) if keeps => None,
+        Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
+        Action::Redirect { to, .. } => Some(to.apply(&found, query)?),
+        Action::Respond { .. } => None,
+    };
+    Ok((route, target))
 }
 
 /// The target of a redirect is where it leads.

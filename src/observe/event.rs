@@ -96,6 +96,18 @@ pub fn config_refused(metrics: &Metrics, faults: &str) {
     error!(faults, "configuration refused; the one before it stays");
 }
 
+/// Another process has taken the place of this one.
+pub fn upgrade_succeeded(metrics: &Metrics, pid: u32) {
+    metrics.upgraded(true, 1);
+    info!(pid, "upgraded: another process serves");
+}
+
+/// Another process was to take the place of this one, and did not.
+pub fn upgrade_failed(metrics: &Metrics, why: &str) {
+    metrics.upgraded(false, 1);
+    error!(why, "upgrade failed; this process goes on");
+}
+
 /// A certificate was loaded, or looked at again; times are in seconds since 1970.
 pub fn certificate_seen(metrics: &Metrics, name: &str, not_after: i64, now: i64) {
     metrics.certificate(name, not_after);

@@ -146,6 +146,10 @@ table! {
     config_last_reload_successful: gauge[];
     /// When a reload last succeeded, in seconds since 1970.
     config_last_reload_timestamp_seconds: gauge[];
+    /// Upgrades to another program; those that went well are counted over all processes that followed each other.
+    upgrades_total: counter[result];
+    /// Older processes that have handed over and still drain.
+    upgrade_draining: gauge[];
     /// Lines of the access log; those dropped found the buffer full or could not be written.
     access_log_lines_total: counter[result];
     /// Lines of the libraries below the gateway that were held back because there were too many.
@@ -181,12 +185,14 @@ impl Metrics {
         // Known outcomes start at zero: a rate needs a value before the first event.
         for result in ["ok", "failed"] {
             table.config_reloads_total.with_label_values(&[result]);
+            table.upgrades_total.with_label_values(&[result]);
         }
         let unlabelled: &[&str] = &[];
         table
             .config_last_reload_successful
             .with_label_values(unlabelled)
             .set(1);
+        table.upgrade_draining.with_label_values(unlabelled).set(0);
         Arc::new(Self {
             access_log_written: table.access_log_lines_total.with_label_values(&["written"]),
             access_log_dropped: table.access_log_lines_total.with_label_values(&["dropped"]),
@@ -227,6 +233,20 @@ impl Metrics {
             let timestamp = timestamp.with_label_values(unlabelled);
             timestamp.set(i64::try_from(at_unix_seconds).unwrap_or(i64::MAX));
         }
+    }
+
+    /// So many upgrades went well, or one failed.
+    pub fn upgraded(&self, succeeded: bool, times: u64) {
+        let result = if succeeded { "ok" } else { "failed" };
+        let upgrades = &self.table.upgrades_total;
+        upgrades.with_label_values(&[result]).inc_by(times);
+    }
+
+    /// So many older processes still drain.
+    pub fn older_processes(&self, draining: usize) {
+        let unlabelled: &[&str] = &[];
+        let gauge = self.table.upgrade_draining.with_label_values(unlabelled);
+        gauge.set(i64::try_from(draining).unwrap_or(i64::MAX));
     }
 
     /// A certificate is in use until `not_after`, in seconds since 1970.

@@ -1,8 +1,30 @@
 //! The end: not ready, accept a little longer, finish what runs, leave as soon as idle.
 
+use crate::gateway::connection::Closing;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+/// What tells connections to end, each for all of them at once.
+#[derive(Debug, Default)]
+pub struct Switches {
+    /// The next answer is the last on its connection.
+    pub soon: watch::Sender<bool>,
+    /// Those that rest end now.
+    pub idle: watch::Sender<bool>,
+    /// WebSockets and streams of events say goodbye.
+    pub cut: watch::Sender<bool>,
+}
+
+impl Switches {
+    pub fn closing(&self) -> Closing {
+        Closing {
+            soon: self.soon.subscribe(),
+            idle: self.idle.subscribe(),
+            cut: self.cut.subscribe(),
+        }
+    }
+}
 
 /// Connections that are open, so that a drain knows when the last one has ended.
 #[derive(Debug, Default)]

@@ -1,6 +1,7 @@
 //! Bound addresses: opened, kept and closed as the configuration says, while traffic flows.
 
-use super::drain::Live;
+use super::drain::{Alive, Live};
+use super::upgrade::Sockets;
 use super::workers::Workers;
 use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
@@ -17,6 +18,7 @@ use crate::stage::upstream::connector::Connector;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -32,9 +34,17 @@ pub struct Worker {
     pub gateway: Gateway,
     pub closing: Closing,
     pub live: Arc<Live>,
+    /// Loops that accept.
+    pub accepting: Arc<Live>,
 }
 
 impl Greeter for Worker {
+    type Place = Alive;
+
+    fn place(&self) -> Alive {
+        self.live.enter()
+    }
+
     fn trusts(&self, peer: &SocketAddr) -> bool {
         self.gateway.current.load().trusted.contains(peer.ip())
     }
@@ -44,7 +54,6 @@ impl Greeter for Worker {
     }
 
     async fn serve(self: Arc<Self>, arrived: Arrived) {
-        let _alive = self.live.enter();
         connection::serve(
             &self.gateway,
             &self.connector,
@@ -59,6 +68,8 @@ impl Greeter for Worker {
 #[derive(Default)]
 pub struct Listeners {
     open: HashMap<SocketAddr, Open>,
+    /// Open before we were, at start; nobody's later.
+    inherited: Sockets,
 }
 
 struct Open {
@@ -67,6 +78,7 @@ struct Open {
 }
 
 /// Everything that a configuration needs opened, before any of it is put in force.
+#[derive(Default)]
 pub struct Prepared {
     new: Vec<(SocketAddr, Arc<Listener>)>,
     changed: Vec<(Arc<TlsSlot>, TlsChange)>,
@@ -74,6 +86,34 @@ pub struct Prepared {
 }
 
 impl Listeners {
+    /// None yet, but some of their sockets are open already.
+    pub fn inheriting(inherited: Sockets) -> Self {
+        Self {
+            inherited,
+            ..Self::default()
+        }
+    }
+
+    /// A socket of the operators, inherited or bound.
+    pub fn admin_socket(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let inherited = self.inherited.at(address);
+        inherited.unwrap_or_else(|| accept::bind(address))
+    }
+
+    /// Closes what was inherited and is not used.
+    pub fn close_unused(self) {
+        self.inherited.close();
+    }
+
+    /// The sockets that are open, by the address as it is written.
+    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let sockets = self.open.iter().map(|(address, open)| {
+            let socket = open.listener.share_socket()?;
+            Ok((*address, OwnedFd::from(socket)))
+        });
+        sockets.collect()
+    }
+
     /// Binds what is new and reads all certificates; what serves now is not touched.
     pub fn prepare(
         &self,
@@ -81,11 +121,7 @@ impl Listeners {
         metrics: &Arc<Metrics>,
         faults: &mut Faults,
     ) -> Prepared {
-        let mut prepared = Prepared {
-            new: Vec::new(),
-            changed: Vec::new(),
-            wanted: Vec::new(),
-        };
+        let mut prepared = Prepared::default();
         for (name, settings) in &config.listeners {
             let here = KeyPath::root().key("listeners").key(name);
             for address in &settings.address {
@@ -146,7 +182,10 @@ impl Listeners {
     fn socket(&self, address: SocketAddr) -> io::Result<TcpListener> {
         match self.open.get(&address) {
             Some(open) => open.listener.share_socket(),
-            None => bind_patiently(address),
+            None => match self.inherited.at(address) {
+                Some(inherited) => inherited,
+                None => bind_patiently(address),
+            },
         }
     }
 
@@ -160,7 +199,9 @@ impl Listeners {
             for (runtime, greeter) in workers.handles().iter().zip(greeters) {
                 let (listener, stopped) = (Arc::clone(&listener), stopped.clone());
                 let greeter = Arc::clone(greeter);
+                let accepting = greeter.accepting.enter();
                 runtime.spawn(async move {
+                    let _accepting = accepting;
                     if let Err(error) = Arc::clone(&listener).run(greeter, stopped).await {
                         tracing::error!(listener = %listener.name, %error, "stopped accepting");
                     }

@@ -2,45 +2,51 @@
 
 mod drain;
 mod identities;
+mod leave;
 mod listeners;
 mod memory;
 mod pools;
 pub mod process;
 mod reload;
 mod status;
+mod systemd;
+mod upgrade;
 mod workers;
 
+pub use leave::End;
+pub use upgrade::Heritage;
+
 use crate::admin;
-use crate::base::fault::{Fault, Faults};
+use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::{self, Loaded};
 use crate::gateway::Gateway;
-use crate::gateway::connection::Closing;
 use crate::gateway::finish::Reporter;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::{Metrics, NO_ROUTE};
 use crate::snapshot::{Snapshot, State};
 use crate::stage::upstream::connector::Connector;
 use arc_swap::ArcSwap;
-use drain::Live;
+use drain::{Live, Switches};
 use identities::Identities;
+use leave::Signals;
 use listeners::{Listeners, Worker};
 use pools::Pools;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
+use systemd::Systemd;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use upgrade::Upgrades;
 use workers::Workers;
 
 /// How often connections to endpoints that rest are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-
-/// For the last words of WebSockets and streams when the drain deadline has passed.
-const FAREWELL_MAX: Duration = Duration::from_secs(3);
 
 /// A running gateway.
 pub struct Server {
@@ -54,9 +60,9 @@ pub struct Server {
     pools: Pools,
     identities: Identities,
     live: Arc<Live>,
-    closing: watch::Sender<bool>,
-    idle_closing: watch::Sender<bool>,
-    cut: watch::Sender<bool>,
+    /// Loops that accept.
+    accepting: Arc<Live>,
+    switches: Switches,
     /// True when nothing is left to show to operators.
     stopped: watch::Sender<bool>,
     draining: AtomicBool,
@@ -64,6 +70,28 @@ pub struct Server {
     last_reload: Mutex<reload::Report>,
     watching: reload::Watching,
     admin_address: SocketAddr,
+    /// To be handed over; `admin` accepts on a copy.
+    admin_socket: Mutex<Option<TcpListener>>,
+    admin: Mutex<Option<JoinHandle<()>>>,
+    /// Heard from the start on; `run` takes them.
+    signals: Mutex<Option<Signals>>,
+    systemd: Systemd,
+    upgrades: Upgrades,
+}
+
+/// Where to accept, once it is time.
+struct Opened {
+    listeners: listeners::Prepared,
+    admin: TcpListener,
+}
+
+/// What was opened and read before anything runs.
+struct Groundwork {
+    watching: reload::Watching,
+    state: Arc<State>,
+    snapshot: Snapshot,
+    prepared: listeners::Prepared,
+    admin_socket: TcpListener,
 }
 
 /// Why the gateway did not start.
@@ -75,16 +103,60 @@ pub enum StartError {
 }
 
 impl Server {
-    /// Reads the configuration, binds every address and begins to serve. Must run inside the
-    /// runtime that will carry everything beside the traffic.
-    pub fn start(
+    /// Reads the configuration, binds every address and begins to serve; or, as the successor of another
+    /// process, first proves to it that we can. Must run inside the runtime that will carry everything
+    /// beside the traffic.
+    pub async fn start(
         path: &Path,
         environment: config::Environment,
         metrics: Arc<Metrics>,
+        mut heritage: Heritage,
     ) -> Result<Arc<Self>, StartError> {
+        let Some(predecessor) = heritage.predecessor.take() else {
+            let (server, opened) = Self::build((path, environment), metrics, heritage)?;
+            server.serve(opened)?;
+            return Ok(server);
+        };
+        let (server, opened) = match Self::build((path, environment), metrics, heritage) {
+            Ok(built) => built,
+            Err(error) => {
+                predecessor.give_up(&error).await;
+                return Err(error);
+            }
+        };
+        predecessor.ask_to_begin(&server).await?;
+        server.serve(opened)?;
+        predecessor.take_over(&server).await;
+        Ok(server)
+    }
+
+    /// Everything but accepting: pools are probed, names looked up.
+    fn build(
+        (path, environment): (&Path, config::Environment),
+        metrics: Arc<Metrics>,
+        mut heritage: Heritage,
+    ) -> Result<(Arc<Self>, Opened), StartError> {
+        let sockets = std::mem::take(&mut heritage.sockets);
+        let mut groundwork =
+            Self::prepare((path, &environment), &metrics, (sockets, &mut heritage))?;
+        let opened = Opened {
+            listeners: std::mem::take(&mut groundwork.prepared),
+            admin: groundwork.admin_socket.try_clone()?,
+        };
+        let server = Self::assemble((path, environment), groundwork, heritage)?;
+        server.pools.apply(&server.gateway.current.load_full());
+        tokio::spawn(Arc::clone(&server.pools.prober).run());
+        Ok((server, opened))
+    }
+
+    fn prepare(
+        (path, environment): (&Path, &config::Environment),
+        metrics: &Arc<Metrics>,
+        (sockets, heritage): (upgrade::Sockets, &mut Heritage),
+    ) -> Result<Groundwork, StartError> {
         // First of all: what changes from here on must be noticed.
         let watching = reload::Watching::start(path);
-        let loaded = config::load(path, &environment);
+        let loaded = config::load(path, environment);
         if let Some(config) = &loaded.config {
             watching.also(config);
         }
@@ -100,83 +172,89 @@ impl Server {
         }
         let as_faults =
             |faults: Vec<Fault>| StartError::Config(config::render(&loaded.source, &faults));
-        let state = State::new(Arc::clone(&metrics), process::raise_open_files());
+        let state = State::new(
+            Arc::clone(metrics),
+            heritage.secret,
+            process::raise_open_files(),
+        );
         let state = Arc::new(state.map_err(|error| StartError::System(error.to_owned()))?);
+        state
+            .endpoints
+            .expect(std::mem::take(&mut heritage.endpoints));
         let snapshot = Snapshot::build(config, &state, 1).map_err(as_faults)?;
 
         let mut faults = Faults::default();
-        let prepared = Listeners::default().prepare(&snapshot.config, &metrics, &mut faults);
+        let listeners = Listeners::inheriting(sockets);
+        let prepared = listeners.prepare(&snapshot.config, metrics, &mut faults);
         let admin_address = snapshot.config.admin.address;
-        let admin = match accept_admin(admin_address) {
-            Ok(admin) => Some(admin),
-            Err(error) => {
-                let at = crate::base::fault::KeyPath::root()
-                    .key("admin")
-                    .key("address");
-                faults.error(at, format!("cannot listen on {admin_address}: {error}"), "");
-                None
-            }
-        };
+        let admin_socket = listeners.admin_socket(admin_address);
+        if let Err(error) = &admin_socket {
+            let at = KeyPath::root().key("admin").key("address");
+            faults.error(at, format!("cannot listen on {admin_address}: {error}"), "");
+        }
         if faults.has_errors() {
             return Err(as_faults(faults.0));
         }
+        listeners.close_unused();
+        Ok(Groundwork {
+            watching,
+            state,
+            snapshot,
+            prepared,
+            admin_socket: admin_socket?,
+        })
+    }
 
-        let server = Self::assemble((path, environment), watching, state, snapshot)?;
-        server.put_in_force(prepared);
-        tokio::spawn(Arc::clone(&server.pools.prober).run());
-        tokio::spawn(Arc::clone(&server).watch_memory());
-        if let Some(admin) = admin {
-            let view: Arc<dyn admin::AdminView> = Arc::clone(&server) as _;
-            tokio::spawn(Arc::clone(&server).watch_expiries());
-            let stopped = server.stopped.subscribe();
-            tokio::spawn(admin::serve(admin, view, metrics, stopped));
-            tracing::info!(address = %admin_address, "admin listening");
-        }
-        Ok(server)
+    /// Begins to accept, callers and operators.
+    fn serve(self: &Arc<Self>, opened: Opened) -> io::Result<()> {
+        // Endpoints that come to be from now on were not known before.
+        self.state.endpoints.expect(Vec::new());
+        let socket = tokio::net::TcpListener::from_std(opened.admin)?;
+        self.put_in_force(opened.listeners);
+        let view: Arc<dyn admin::AdminView> = Arc::clone(self) as _;
+        let metrics = Arc::clone(&self.state.metrics);
+        let stopped = self.stopped.subscribe();
+        let admin = tokio::spawn(admin::serve(socket, view, metrics, stopped));
+        *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = Some(admin);
+        tracing::info!(address = %self.admin_address, "admin listening");
+        tokio::spawn(Arc::clone(self).watch_expiries());
+        tokio::spawn(Arc::clone(self).watch_memory());
+        Ok(())
     }
 
     fn assemble(
         (path, environment): (&Path, config::Environment),
-        watching: reload::Watching,
-        state: Arc<State>,
-        snapshot: Snapshot,
+        groundwork: Groundwork,
+        heritage: Heritage,
     ) -> io::Result<Arc<Self>> {
-        let server = &snapshot.config.server;
-        let threads = server
-            .threads
-            .map_or_else(thread::available_parallelism, |count| {
-                count.try_into().map_err(io::Error::other)
-            })?;
-        let target = Target::parse(&server.access_log);
-        let access_log = AccessLog::open(&target, &state.metrics)?;
-        let reporter = Arc::new(Reporter {
-            no_route: state.metrics.route(NO_ROUTE),
-            access_log: ArcSwap::from_pointee(access_log),
-            metrics: Arc::clone(&state.metrics),
-        });
+        let Groundwork {
+            watching,
+            state,
+            snapshot,
+            admin_socket,
+            ..
+        } = groundwork;
+        let threads = &snapshot.config.server.threads;
+        let threads = threads.map_or_else(thread::available_parallelism, |count| {
+            count.try_into().map_err(io::Error::other)
+        })?;
         let admin_address = snapshot.config.admin.address;
-        let gateway = Gateway::new(Arc::new(snapshot), reporter);
+        let gateway = gateway(snapshot, &state.metrics)?;
         let workers = Workers::start(threads.get())?;
-        let closing = watch::Sender::new(false);
-        let idle_closing = watch::Sender::new(false);
-        let cut = watch::Sender::new(false);
+        let switches = Switches::default();
         let live = Arc::new(Live::default());
+        let accepting = Arc::new(Live::default());
         let greeters = workers.handles().iter().map(|runtime| {
-            // Pingora's connector belongs to the runtime that it is made on.
-            let _inside = runtime.enter();
-            let connector = Arc::new(Connector::new());
-            runtime.spawn(sweep(Arc::downgrade(&connector)));
             Arc::new(Worker {
-                connector,
+                connector: connector(runtime),
                 gateway: gateway.clone(),
-                closing: Closing {
-                    soon: closing.subscribe(),
-                    idle: idle_closing.subscribe(),
-                    cut: cut.subscribe(),
-                },
+                closing: switches.closing(),
                 live: Arc::clone(&live),
+                accepting: Arc::clone(&accepting),
             })
         });
+        let systemd = Systemd::find(&environment);
+        state.metrics.upgraded(true, heritage.upgrades);
         Ok(Arc::new(Self {
             path: path.to_owned(),
             environment,
@@ -188,15 +266,19 @@ impl Server {
             gateway,
             workers,
             live,
-            closing,
-            idle_closing,
-            cut,
+            accepting,
+            switches,
             stopped: watch::Sender::new(false),
             draining: AtomicBool::new(false),
             reloading: tokio::sync::Mutex::default(),
             last_reload: Mutex::default(),
             watching,
             admin_address,
+            admin_socket: Mutex::new(Some(admin_socket)),
+            admin: Mutex::default(),
+            signals: Mutex::new(Some(Signals::listen()?)),
+            systemd,
+            upgrades: Upgrades::new(heritage),
         }))
     }
 
@@ -224,67 +306,6 @@ impl Server {
         drop(listeners);
         self.watch_certificates();
     }
-
-    /// Serves until a signal ends it, then drains.
-    pub async fn run(self: Arc<Self>) -> io::Result<()> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut reopen = signal(SignalKind::user_defined1())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        loop {
-            tokio::select! {
-                _ = hangup.recv() => self.reload("SIGHUP").await,
-                () = self.watching.changed() => self.reload("file changed").await,
-                _ = reopen.recv() => self.gateway.reporter.access_log.load().reopen(),
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-            }
-        }
-        tokio::select! {
-            () = self.drain() => {}
-            _ = terminate.recv() => tracing::warn!("told to stop twice: leaving now"),
-            _ = interrupt.recv() => tracing::warn!("told to stop twice: leaving now"),
-        }
-        self.stopped.send_replace(true);
-        Ok(())
-    }
-
-    /// Not ready, but accepting, so that balancers notice; then finish what runs.
-    pub async fn drain(&self) {
-        self.draining.store(true, Relaxed);
-        let config = self.gateway.current.load().config.server.clone();
-        let (delay, deadline) = (config.drain_delay.0, config.drain_deadline.0);
-        tracing::info!(
-            connections = self.live.count(),
-            ?delay,
-            ?deadline,
-            "draining"
-        );
-        let drained = async {
-            // From now on each answer is the last on its connection.
-            self.closing.send_replace(true);
-            tokio::time::sleep(delay).await;
-            self.stop_accepting();
-            self.idle_closing.send_replace(true);
-            self.live.wait_idle().await;
-        };
-        if tokio::time::timeout(deadline, drained).await.is_ok() {
-            tracing::info!("drained");
-        } else {
-            tracing::warn!(cut = self.live.count(), "the drain deadline has passed");
-            // WebSockets are told to come back elsewhere, readers of events too.
-            self.cut.send_replace(true);
-            let _ = tokio::time::timeout(FAREWELL_MAX, self.live.wait_idle()).await;
-        }
-    }
-
-    fn stop_accepting(&self) {
-        let mut listeners = self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        listeners.close_all();
-    }
 }
 
 impl From<io::Error> for StartError {
@@ -293,9 +314,24 @@ impl From<io::Error> for StartError {
     }
 }
 
-fn accept_admin(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    let socket = crate::stage::listen::accept::bind(address)?;
-    tokio::net::TcpListener::from_std(socket)
+fn gateway(snapshot: Snapshot, metrics: &Arc<Metrics>) -> io::Result<Gateway> {
+    let target = Target::parse(&snapshot.config.server.access_log);
+    let access_log = AccessLog::open(&target, metrics)?;
+    let reporter = Reporter {
+        no_route: metrics.route(NO_ROUTE),
+        access_log: ArcSwap::from_pointee(access_log),
+        metrics: Arc::clone(metrics),
+    };
+    Ok(Gateway::new(Arc::new(snapshot), Arc::new(reporter)))
+}
+
+/// A worker's connections to endpoints.
+fn connector(runtime: &Handle) -> Arc<Connector> {
+    // Pingora's connector belongs to the runtime that it is made on.
+    let _inside = runtime.enter();
+    let connector = Arc::new(Connector::new());
+    runtime.spawn(sweep(Arc::downgrade(&connector)));
+    connector
 }
 
 /// Closes connections to endpoints that rested for too long, as long as their worker runs.

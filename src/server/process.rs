@@ -3,16 +3,13 @@
 use super::StartError;
 use crate::observe::logging;
 use crate::observe::metrics::Metrics;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
 
 /// Threads for what blocks: name look-ups, above all.
 const BLOCKING_THREADS_MAX: usize = 16;
-
-/// What systems allow a process that did not ask.
-const OPEN_FILES_USUAL: u64 = 1024;
 
 /// The log comes first, and it counts.
 pub fn start_log(filter: Option<&str>) -> Result<Arc<Metrics>, StartError> {
@@ -36,14 +33,21 @@ pub fn control_runtime() -> io::Result<Runtime> {
 /// Asks for as many descriptors as the system allows, since each connection needs one or two, and says
 /// how many there are.
 pub fn raise_open_files() -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return OPEN_FILES_USUAL;
+    let Rlimit {
+        current: soft,
+        maximum: hard,
+    } = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: hard,
+        maximum: hard,
     };
-    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+    let allowed = match setrlimit(Resource::Nofile, all) {
         Ok(()) => hard,
         Err(error) => {
-            tracing::warn!(%error, soft, hard, "cannot raise the limit on open files");
+            tracing::warn!(%error, ?soft, ?hard, "cannot raise the limit on open files");
             soft
         }
-    }
+    };
+    // None: without a limit.
+    allowed.unwrap_or(u64::MAX)
 }

@@ -34,6 +34,10 @@ impl Server {
     /// One reload at a time; the one before serves until the new one stands.
     pub(super) async fn try_reload(&self) -> Result<u64, Value> {
         let _one_at_a_time = self.reloading.lock().await;
+        if *self.upgrades.handed_over().borrow() {
+            return Err(json!({ "faults": ["another process has taken over"] }));
+        }
+        self.systemd.reloading();
         let loaded = config::load(&self.path, &self.environment);
         let result = self.apply(&loaded);
         let metrics = &self.state.metrics;
@@ -50,6 +54,8 @@ impl Server {
                 }
             }
         };
+        // Whatever came of it: the one before serves on.
+        self.systemd.ready();
         let refused = json!({ "faults": report.faults });
         *self
             .last_reload

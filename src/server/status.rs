@@ -56,6 +56,7 @@ impl AdminView for Server {
             })
             .collect();
         json!({
+            "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "revision": snapshot.revision,
             "config": {
@@ -63,6 +64,7 @@ impl AdminView for Server {
                 "ok": report.faults.is_empty(),
                 "faults": report.faults,
             },
+            "upgrade": self.upgrades.status(),
             "draining": self.draining.load(Relaxed),
             "connections": self.live.count(),
             "shield": shield(&snapshot.shield),
@@ -79,11 +81,24 @@ impl AdminView for Server {
         self.try_reload().await
     }
 
+    async fn upgrade(&self) -> Result<u32, String> {
+        Self::upgrade(self).await
+    }
+
     fn refresh_metrics(&self) {
+        let older = self.upgrades.elders.pids().len();
+        self.state.metrics.older_processes(older);
         for upstream in self.gateway.current.load().upstreams.values() {
             upstream.refresh_metrics();
         }
         self.gateway.current.load().identities.refresh_metrics();
+    }
+}
+
+impl Server {
+    /// What `/readyz` says.
+    pub(super) fn is_ready(&self) -> bool {
+        self.readiness().iter().all(|part| part.ready)
     }
 }
 

@@ -26,10 +26,16 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(metrics: Arc<Metrics>, open_files_max: u64) -> Result<Self, &'static str> {
-        let mut made_up_secret = [0; 32];
-        aws_lc_rs::rand::fill(&mut made_up_secret)
-            .map_err(|_| "the system has no random numbers")?;
+    /// `secret` is the one of the process before this one, whose sticky cookies stay good.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        secret: Option<[u8; 32]>,
+        open_files_max: u64,
+    ) -> Result<Self, &'static str> {
+        let made_up_secret = match secret {
+            Some(secret) => secret,
+            None => make_up()?,
+        };
         Ok(Self {
             metrics,
             endpoints: Registry::default(),
@@ -40,6 +46,11 @@ impl State {
             jwks: Mutex::default(),
             made_up_secret,
         })
+    }
+
+    /// For the process that follows this one, and for nobody else.
+    pub fn made_up_secret(&self) -> &[u8; 32] {
+        &self.made_up_secret
     }
 
     /// The open WebSockets of a route, under its name.
@@ -81,4 +92,10 @@ impl State {
             .map(|upstream| (upstream.pool.name.clone(), Arc::clone(upstream)))
             .collect();
     }
+}
+
+fn make_up() -> Result<[u8; 32], &'static str> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_| "the system has no random numbers")?;
+    Ok(secret)
 }

@@ -130,6 +130,25 @@ async fn http_to_https() {
 }
 
 #[tokio::test]
+async fn upgrade() {
+    let app = echoing("app").await;
+    let gateway = start("upgrade", &[("APP", &app)]).await;
+    let mut socket = WebSocket::open(&gateway, "/", &[]).await;
+    let before = gateway.pid();
+    // By the signal: the command would have to be told the addresses of this test as well.
+    gateway.signal("USR2");
+    eventually("another process serves", async || {
+        (gateway.serving_pid().await != before).then_some(())
+    })
+    .await;
+    let status = gateway.status().await;
+    assert_eq!(status["upgrade"]["state"], "took_over", "{status}");
+    assert_eq!(status["upgrade"]["draining"], json!([before]), "{status}");
+    assert_eq!(gateway.get("/").await.text(), "app");
+    socket.echo("still there").await;
+}
+
+#[tokio::test]
 async fn virtual_hosts() {
     let files = certified("shop.example.com");
     let tenants = files.authority.write(

@@ -236,7 +236,8 @@ async fn trailers_say_no_more_than_headers_may() {
     let mut client = Client::connect(&gateway).await;
     let head = format!("POST / HTTP/1.1\r\nhost: t\r\nx-api-key: {KEY}\r\n");
     let chunks = "transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n";
-    let trailers = "x-user-id: admin\r\nX_User_Id: admin\r\nx-forwarded-for: 1.2.3.4\r\nx-sum: 9\r\n\r\n";
+    let trailers =
+        "x-user-id: admin\r\nX_User_Id: admin\r\nx-forwarded-for: 1.2.3.4\r\nx-sum: 9\r\n\r\n";
     client
         .send(format!("{head}{chunks}{trailers}").as_bytes())
         .await;

@@ -15,6 +15,7 @@ mod harness;
 
 mod body;
 mod cli;
+mod deploy;
 mod examples;
 mod exchange;
 mod failover;
@@ -29,5 +30,7 @@ mod reload;
 mod route;
 mod shield;
 mod shutdown;
+mod systemd;
+mod upgrade;
 mod upstream;
 mod websocket;

@@ -146,7 +146,7 @@ async fn a_second_signal_does_not_wait() {
     .await;
     let started = Instant::now();
     gateway.signal("INT");
-    gateway.wait_exit().await;
+    assert_eq!(gateway.wait_exit().await.code(), Some(3));
     assert!(
         started.elapsed() < Duration::from_secs(10),
         "{:?}",

@@ -6,6 +6,7 @@ use crate::base::fault::KeyPath;
 use crate::base::principal::{USER_BYTES_MAX, X_USER_ID};
 use crate::base::units::Period;
 use crate::stage::identity::api_key::parse_hash;
+use crate::stage::identity::chain::NO_METHOD;
 use crate::stage::identity::fetch;
 use crate::stage::identity::settings::{
     CertificateSettings, JwtSettings, KeySettings, KeysSettings, Settings,
@@ -29,6 +30,10 @@ pub(super) fn check(report: &mut Report<'_>) {
     let certain = !report.absent.any_below(&KeyPath::root().key("routes"));
     for (name, settings) in &config.identity {
         let at = at.key(name);
+        if name == NO_METHOD {
+            let what = "`none` stands for no single method in metrics";
+            report.key_error(at.clone(), what, "choose another name");
+        }
         if certain && !used.contains(name) {
             let what = format!("no route uses the method `{name}`");
             let fix = "name it in `identity` of a route, or remove it";

@@ -37,6 +37,7 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
     server(&config.server, &mut report);
     names("listeners", config.listeners.keys(), &mut report);
     names("pools", config.pools.keys(), &mut report);
+    names("identity", config.identity.keys(), &mut report);
     names("routes", config.routes.keys(), &mut report);
     listeners::check(&mut report);
     pools::check(&mut report);
@@ -186,6 +187,10 @@ fn server(server: &ServerSettings, report: &mut Report<'_>) {
         "the deadline includes the delay: make it longer",
     );
     shield(&at.key("shield"), &server.shield, report);
+    let (at, upgrade) = (at.key("upgrade"), &server.upgrade);
+    report.not_zero(&at, "ready_within", upgrade.ready_within, "");
+    report.not_zero(&at, "drain_deadline", upgrade.drain_deadline, "");
+    report.at_least_one(&at, "draining_max", upgrade.draining_max);
 }
 
 fn shield(at: &KeyPath, shield: &Shield, report: &mut Report<'_>) {

@@ -45,6 +45,11 @@ pub struct Listener {
 
 /// What a listener does beside accepting, decided by others.
 pub trait Greeter: Send + Sync + 'static {
+    /// Held by a connection from its first moment to its last.
+    type Place: Send + 'static;
+
+    fn place(&self) -> Self::Place;
+
     /// Whether this peer may speak for others by the PROXY protocol.
     fn trusts(&self, peer: &SocketAddr) -> bool;
 
@@ -151,7 +156,8 @@ impl Listener {
         match shield.enter(caller, greets) {
             Ok(entry) => {
                 let (listener, greeter) = (Arc::clone(self), Arc::clone(greeter));
-                tokio::spawn(listener.welcome(tcp, peer, (shield, entry), greeter));
+                let place = greeter.place();
+                tokio::spawn(listener.welcome((tcp, peer), (shield, entry), greeter, place));
             }
             Err(limit) => {
                 turn_away(tcp);
@@ -169,10 +175,10 @@ impl Listener {
 
     async fn welcome<G: Greeter>(
         self: Arc<Self>,
-        tcp: TcpStream,
-        peer: SocketAddr,
+        (tcp, peer): (TcpStream, SocketAddr),
         (shield, mut entry): (Arc<Shield>, Entry),
         greeter: Arc<G>,
+        _place: G::Place,
     ) {
         let _open = self.metrics.accepted();
         let patience = shield.greeting_max();

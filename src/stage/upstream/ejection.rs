@@ -77,6 +77,23 @@ impl Ejection {
         self.gate.load(SeqCst) & TRIAL != 0
     }
 
+    /// Milliseconds until it may be tried; 0 while it is on trial. None: it is in.
+    pub fn left(&self, at: u64) -> Option<u64> {
+        match self.gate.load(SeqCst) {
+            IN => None,
+            trial if trial & TRIAL != 0 => Some(0),
+            until => Some((until - 1).saturating_sub(at)),
+        }
+    }
+
+    /// Out from the start, until then: another process has ejected it.
+    pub fn begin_out(&self, until: u64, times: u32) {
+        // Far below the bit of a trial, whatever somebody sends us.
+        let until = until.min(u64::from(u32::MAX)) + 1;
+        self.gate.store(until, SeqCst);
+        self.times.store(times, Relaxed);
+    }
+
     /// Times ejected in its recent past.
     pub fn times(&self) -> u32 {
         self.times.load(Relaxed)

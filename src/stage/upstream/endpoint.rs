@@ -2,6 +2,7 @@
 
 use super::ejection::{Ejection, Gate};
 use super::health::Health;
+use super::learned::Learned;
 use super::slow_start::SlowStart;
 use std::collections::HashMap;
 use std::fmt;
@@ -171,6 +172,8 @@ type Identity = (String, Address, Option<String>);
 #[derive(Debug, Default)]
 pub struct Registry {
     known: Mutex<HashMap<Identity, Weak<Endpoint>>>,
+    /// What the process before us knew, for endpoints that come to be soon.
+    expected: Mutex<Vec<Learned>>,
 }
 
 impl Registry {
@@ -184,13 +187,28 @@ impl Registry {
                 let identity = (pool.to_owned(), place.address, place.host);
                 let slot = known.entry(identity.clone()).or_default();
                 let endpoint = slot.upgrade().unwrap_or_else(|| {
-                    Arc::new(Endpoint::new(identity.1, identity.2, place.weight, now))
+                    let endpoint = Endpoint::new(identity.1, identity.2, place.weight, now);
+                    self.teach(pool, &endpoint, now);
+                    Arc::new(endpoint)
                 });
                 endpoint.weight.store(place.weight, Relaxed);
                 *slot = Arc::downgrade(&endpoint);
                 endpoint
             })
             .collect()
+    }
+
+    /// What the process before us knew, to be believed of endpoints that come to be from now on. It gets
+    /// old: expect nothing any more once the endpoints stand.
+    pub fn expect(&self, learned: Vec<Learned>) {
+        *self.expected.lock().unwrap_or_else(PoisonError::into_inner) = learned;
+    }
+
+    fn teach(&self, pool: &str, endpoint: &Endpoint, now: Instant) {
+        let expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(learned) = expected.iter().find(|known| known.is_of(pool, endpoint)) {
+            learned.teach(endpoint, now);
+        }
     }
 
     /// Every endpoint of a pool that is still in use, those that left it and are draining included; by name.

@@ -115,6 +115,15 @@ impl Health {
         delay.max(SHORTEST_DELAY)
     }
 
+    /// Down from the start: another process has found it so.
+    pub fn begin_down(&self, error: &str, now: Instant) {
+        let mut counts = self.counts();
+        counts.last_error = Some(shortened(error));
+        counts.changed = Some(now);
+        self.up.store(false, Relaxed);
+        self.known.store(true, Relaxed);
+    }
+
     /// Back to up and unknown. When checks are switched off, nobody would ever bring back an
     /// endpoint that was down.
     pub fn forget(&self) {

@@ -10,6 +10,7 @@ pub mod exchange;
 #[cfg(test)]
 mod fake;
 pub mod health;
+pub mod learned;
 pub mod peer;
 pub mod pool;
 pub mod probe;

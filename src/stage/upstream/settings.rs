@@ -151,7 +151,7 @@ pub struct StickySettings {
     /// Name of the cookie. Default `onemind_endpoint`.
     pub cookie: String,
     /// Signs the cookie; instances that share it know each other's cookies. Absent: made up
-    /// at start, kept over reloads, lost with the process. At least 16 bytes.
+    /// at start, kept over reloads and upgrades, lost with the process. At least 16 bytes.
     pub secret: Option<Secret>,
     /// Which requests are kept on their endpoint: `websocket` (default) or `all`.
     pub on: StickyOn,

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tempfile::TempDir;
@@ -53,6 +53,8 @@ pub struct Gateway {
     access_log: Arc<Mutex<Vec<Value>>>,
     errors: Arc<Mutex<String>>,
     sent: Arc<AtomicU64>,
+    /// Whether processes may run that are no children of ours.
+    upgraded: AtomicBool,
 }
 
 impl Gateway {
@@ -65,11 +67,21 @@ impl Gateway {
 
     /// As `start`, in a folder that already holds certificates and the like.
     pub async fn start_in(dir: TempDir, yaml: &str, names: Names<'_>) -> Self {
+        Self::start_by(dir, yaml, names, |command| command).await
+    }
+
+    /// As `start_in`, but the command is made from the one that would be run.
+    pub async fn start_by(
+        dir: TempDir,
+        yaml: &str,
+        names: Names<'_>,
+        make: impl FnOnce(Command) -> Command,
+    ) -> Self {
         let mut ports = BTreeMap::new();
         let text = fill(&with_defaults(yaml), names, &dir, &mut ports);
         let file = dir.path().join("gateway.yaml");
         std::fs::write(&file, text).unwrap();
-        Self::spawn(dir, ports, &mut run(&file)).await
+        Self::spawn(dir, ports, &mut make(run(&file))).await
     }
 
     /// Starts with a file as it is. What it reads from the environment is `values`, and beside them
@@ -95,7 +107,6 @@ impl Gateway {
     async fn spawn(dir: TempDir, ports: BTreeMap<String, Port>, command: &mut Command) -> Self {
         let child = command
             .current_dir(dir.path())
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -107,6 +118,7 @@ impl Gateway {
             access_log: Arc::default(),
             errors: Arc::default(),
             sent: Arc::default(),
+            upgraded: AtomicBool::new(false),
         };
         gateway.listen();
         gateway.wait_ready().await;
@@ -335,9 +347,41 @@ impl Gateway {
 
     /// Sends a signal by its short name: `TERM`, `HUP`.
     pub fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.pid());
+        self.signal_to(self.pid(), name);
+    }
+
+    pub fn signal_to(&self, pid: u32, name: &str) {
+        self.upgraded.fetch_or(name == "USR2", SeqCst);
+        let kill = format!("kill -{name} {pid}");
         let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
         assert!(sent.success(), "{kill}");
+    }
+
+    /// Runs `onemind upgrade`: whether it went well, and what it said.
+    pub async fn try_upgrade(&self) -> (bool, String) {
+        self.upgraded.store(true, SeqCst);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onemind"));
+        command
+            .arg("upgrade")
+            .arg("-c")
+            .arg(self.path("gateway.yaml"));
+        let run = tokio::task::spawn_blocking(move || finish(&mut command));
+        let (status, out, err) = run.await.unwrap();
+        (status.success(), out + &err)
+    }
+
+    /// Upgrades to the same program; the id of the process that serves from now on.
+    pub async fn upgrade(&self) -> u32 {
+        let (went_well, said) = self.try_upgrade().await;
+        assert!(went_well, "{said}\n{}", self.errors());
+        let pid = serde_json::from_str::<Value>(&said).unwrap()["pid"].clone();
+        u32::try_from(pid.as_u64().unwrap()).unwrap()
+    }
+
+    /// The process that answers operators; not the one that was started, after an upgrade.
+    pub async fn serving_pid(&self) -> u32 {
+        let pid = self.status().await["pid"].as_u64().unwrap();
+        u32::try_from(pid).unwrap()
     }
 
     pub async fn wait_exit(&self) -> ExitStatus {
@@ -364,6 +408,9 @@ impl Drop for Gateway {
         let child = self.child.get_mut().unwrap();
         let _ = child.kill();
         let _ = child.wait();
+        if *self.upgraded.get_mut() {
+            kill_all_of(self.dir.path());
+        }
         if std::thread::panicking() {
             let lines = self.access_log.lock().unwrap();
             let last: Vec<String> = lines.iter().rev().take(10).map(Value::to_string).collect();
@@ -375,6 +422,26 @@ impl Drop for Gateway {
             );
         }
     }
+}
+
+/// Ends successors, which are no children of ours: their command names a file in this folder.
+fn kill_all_of(dir: &Path) {
+    let folder = dir.display().to_string();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(&folder) {
+            let pid = entry.file_name();
+            let kill = format!("kill -KILL {}", pid.display());
+            let _ = Command::new("sh").args(["-c", &kill]).status();
+        }
+    }
+}
+
+/// Whether this process runs; one that nobody has waited for does not.
+pub fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
 /// The document of `Gateway::of`.
@@ -398,7 +465,7 @@ pub fn app(endpoints: &[&dyn Display], pool: &str, route: &str) -> String {
 
 fn run(file: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_onemind"));
-    command.arg("run").arg("-c").arg(file);
+    command.arg("run").arg("-c").arg(file).stdin(Stdio::null());
     command
 }
 

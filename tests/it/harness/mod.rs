@@ -19,7 +19,7 @@ mod ws;
 pub use certs::{Authority, Leaf};
 pub use client::{Answer, Client, Tls};
 pub use client_h2::ClientH2;
-pub use gateway::{Gateway, app, finish};
+pub use gateway::{Gateway, app, finish, runs};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
 pub use reply::{Reply, Seen};
