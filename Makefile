@@ -5,7 +5,7 @@
 #   make check  format, lints, licences, unused dependencies
 #   make bench  beside nginx, HAProxy and a bare Pingora, on this machine
 #   make fuzz   every parser of what strangers send, SECONDS=600 each
-#   make soak-upgrade  twenty upgrades under load: requests, WebSockets and streams
+#   make soak   long runs: upgrades, reloads, slow callers, connections at rest, half an hour of faults (SOAK_MINUTES=…)
 #   make image  the container image
 
 CARGO  ?= cargo
@@ -13,7 +13,7 @@ CONFIG ?= conf/gateway.yaml
 SECONDS ?= 600
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench fuzz soak-upgrade image build-needs bench-needs check-needs
+.PHONY: demo run test check bench fuzz soak image build-needs bench-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -35,8 +35,8 @@ bench: build-needs bench-needs
 fuzz: build-needs
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture $(ARGS)
 
-soak-upgrade: build-needs
-	$(CARGO) test --locked --release --test it -- --ignored --exact --nocapture upgrade::soak::twenty_upgrades_under_load
+soak: build-needs
+	$(CARGO) test --locked --release --test it -- --ignored --nocapture --test-threads 1 soak::$(ARGS)
 
 image:
 	docker build -t onemind-gateway .

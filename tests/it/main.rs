@@ -30,6 +30,7 @@ mod reload;
 mod route;
 mod shield;
 mod shutdown;
+mod soak;
 mod systemd;
 mod upgrade;
 mod upstream;

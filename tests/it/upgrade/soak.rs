@@ -1,4 +1,4 @@
-//! The long run: `make soak-upgrade`.
+//! The long run: `make soak`.
 
 use crate::harness::{Gateway, Load, Reply, Upstream, WebSocket, app};
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ async fn read_events(address: SocketAddr) -> (usize, bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes two minutes: make soak-upgrade"]
+#[ignore = "make soak"]
 async fn twenty_upgrades_under_load() {
     let upstream = Upstream::replying(|seen| match seen.target() {
         "/ws" => Reply::websocket("app"),
