@@ -177,6 +177,11 @@ fn explain_request(explain: &Explain) -> ExitCode {
 
 /// The key goes to standard output with what to write, and is kept nowhere.
 fn new_key(new: &NewKey) -> ExitCode {
+    let pepper = new.pepper.as_deref().map_or(usize::MAX, str::len);
+    if pepper < api_key::PEPPER_BYTES_MIN {
+        let least = api_key::PEPPER_BYTES_MIN;
+        return complain(&format!("error: a pepper has at least {least} bytes\n"));
+    }
     let made = match api_key::new_key(new.pepper.as_deref()) {
         Ok(made) => made,
         Err(why) => return complain(&format!("error: {why}\n")),

@@ -4,7 +4,7 @@ use crate::observe::event;
 use crate::observe::metrics::IdentityMetrics;
 use crate::snapshot::{Snapshot, State};
 use crate::stage::identity::fetch::HttpFetch;
-use crate::stage::identity::jwks::Jwks;
+use crate::stage::identity::jwks::{Fetch, Fetched, Jwks};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::AbortHandle;
@@ -61,11 +61,6 @@ fn start(jwks: &Arc<Jwks>, metrics: &Arc<IdentityMetrics>) -> Running {
 }
 
 async fn keep_fresh(jwks: Arc<Jwks>, metrics: Arc<IdentityMetrics>) {
-    let fetch = match HttpFetch::new(&jwks.source) {
-        Ok(fetch) => fetch,
-        // It could be made when the configuration was checked.
-        Err(why) => return event::jwks_failing(&metrics, &why, true),
-    };
     let mut failing = None;
     let told = |fetched: Result<usize, &str>| match fetched {
         Ok(keys) => {
@@ -77,5 +72,17 @@ async fn keep_fresh(jwks: Arc<Jwks>, metrics: Arc<IdentityMetrics>) {
             failing = Some(true);
         }
     };
-    jwks.keep_fresh(&fetch, told).await;
+    match HttpFetch::new(&jwks.source) {
+        Ok(fetch) => jwks.keep_fresh(&fetch, told).await,
+        Err(why) => jwks.keep_fresh(&Unfetchable(why), told).await,
+    }
+}
+
+/// What could be fetched when the configuration was checked, and cannot now: authorities of the system that are gone.
+struct Unfetchable(String);
+
+impl Fetch for Unfetchable {
+    async fn fetch(&self) -> Result<Fetched, String> {
+        Err(self.0.clone())
+    }
 }

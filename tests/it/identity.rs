@@ -747,3 +747,37 @@ async fn a_new_key_is_shown_once_and_opens_the_route() {
         assert!(!dumped.contains("a pepper of"), "{dumped}");
     }
 }
+
+#[test]
+fn the_chain_of_a_request_is_explained() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/examples/identity.yaml");
+    let site = ["identity    users (jwt), then visitors (anonymous)"];
+    let api = [
+        "identity    apps (keys), then users (jwt)",
+        "cors        pages of https://app.example.com",
+    ];
+    let deploy = [
+        "identity    apps (keys)",
+        "allowed     role deploy; others 403",
+    ];
+    for (path, lines) in [
+        ("/", &site[..]),
+        ("/api/x", &api),
+        ("/api/deploy/x", &deploy),
+    ] {
+        let url = format!("http://a.test{path}");
+        let told = onemind(&["explain", "-c", file, "GET", &url]);
+        for line in lines {
+            assert!(told.lines().any(|one| one == *line), "{line} in\n{told}");
+        }
+    }
+}
+
+#[test]
+fn a_key_with_a_poor_pepper_is_not_made() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onemind"));
+    let words = ["key", "new", "--name", "ci", "--pepper", "short"];
+    let (status, out, err) = finish(command.args(words));
+    assert!(!status.success() && out.is_empty(), "{out}");
+    assert!(err.contains("at least 16 bytes"), "{err}");
+}

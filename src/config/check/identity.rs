@@ -5,7 +5,7 @@ use super::{Report, words};
 use crate::base::fault::KeyPath;
 use crate::base::principal::{USER_BYTES_MAX, X_USER_ID};
 use crate::base::units::Period;
-use crate::stage::identity::api_key::parse_hash;
+use crate::stage::identity::api_key::{PEPPER_BYTES_MIN, parse_hash};
 use crate::stage::identity::chain::NO_METHOD;
 use crate::stage::identity::fetch;
 use crate::stage::identity::settings::{
@@ -17,7 +17,6 @@ use std::net::IpAddr;
 
 /// RFC 7518 3.2.
 const SECRET_BYTES_MIN: usize = 32;
-const PEPPER_BYTES_MIN: usize = 16;
 
 /// More would let a token live on well after its end.
 const LEEWAY_MAX: Period = Period::seconds(300);

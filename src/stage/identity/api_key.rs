@@ -13,6 +13,9 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+/// A shorter pepper could be guessed.
+pub const PEPPER_BYTES_MIN: usize = 16;
+
 /// How a hash is written, without a pepper and with one.
 const PLAIN: &str = "sha256:";
 const PEPPERED: &str = "hmac-sha256:";

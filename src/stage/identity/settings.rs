@@ -64,7 +64,8 @@ impl Default for KeysSettings {
 pub struct KeySettings {
     /// What the key is called in logs and limits; each name once.
     pub name: String,
-    /// `sha256:` or `hmac-sha256:` and 64 hexadecimal digits: the hash of the whole key.
+    /// `sha256:` or `hmac-sha256:` and 64 hexadecimal digits: the hash of the whole key. Of a key that exists
+    /// already: `printf %s KEY | sha256sum`.
     pub hash: String,
     /// How the key begins, so that people can tell keys apart. Not used to check it.
     #[serde(default)]
