@@ -160,6 +160,13 @@ async fn each_page_answers_as_promised() {
         ("POST /reload HTTP/1.1\r\nsec-fetch-site: cross-site", 403),
         ("POST /reload HTTP/1.1\r\nsec-fetch-site: same-site", 403),
         ("POST /reload HTTP/1.1\r\nsec-fetch-site: none", 200),
+        ("POST /upgrade HTTP/1.1", 200),
+        ("GET /upgrade HTTP/1.1", 405),
+        (
+            "POST /upgrade HTTP/1.1\r\norigin: https://evil.example",
+            403,
+        ),
+        ("POST /upgrade HTTP/1.1\r\nsec-fetch-site: cross-site", 403),
     ] {
         let answer = admin.ask(head).await;
         assert_eq!(status(&answer), expected, "{head}: {answer}");
@@ -195,6 +202,17 @@ async fn readiness_names_the_part_that_is_not_ready() {
     let expected = json!([{ "name": "dns", "ready": false, "why": "app.internal is unknown" }]);
     assert_eq!(json_body(&answer)["not_ready"], expected);
     assert_eq!(status(&admin.ask("GET /livez HTTP/1.1").await), 200);
+}
+
+#[tokio::test]
+async fn an_upgrade_tells_the_new_process_or_why_there_is_none() {
+    let admin = start().await;
+    let answer = admin.ask("POST /upgrade HTTP/1.1").await;
+    assert_eq!(json_body(&answer), json!({ "pid": 7 }));
+    admin.view.broken.store(true, Ordering::SeqCst);
+    let answer = admin.ask("POST /upgrade HTTP/1.1").await;
+    assert_eq!(status(&answer), 409);
+    assert_eq!(json_body(&answer)["message"], "it is broken");
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ impl Server {
     pub(super) async fn try_reload(&self) -> Result<u64, Value> {
         let _one_at_a_time = self.reloading.lock().await;
         if *self.upgrades.handed_over().borrow() {
-            return Err(json!({ "faults": ["another process has taken over"] }));
+            return Err(json!([{ "what": "another process has taken over" }]));
         }
         self.systemd.reloading();
         let loaded = config::load(&self.path, &self.environment);
@@ -56,7 +56,7 @@ impl Server {
         };
         // Whatever came of it: the one before serves on.
         self.systemd.ready();
-        let refused = json!({ "faults": report.faults });
+        let refused = Value::Array(report.faults.clone());
         *self
             .last_reload
             .lock()

@@ -181,7 +181,7 @@ fn what_is_read_can_be_served() {
         let Some(config) = parse(&text).config else {
             return Ok(());
         };
-        let state = State::new(Metrics::new("test"), 1024).unwrap();
+        let state = State::new(Metrics::new("test"), None, 1024).unwrap();
         if let Err(faults) = Snapshot::build(config, &state, 1) {
             prop_assert!(false, "{faults:?}");
         }

@@ -409,7 +409,7 @@ impl Drop for Gateway {
         let _ = child.kill();
         let _ = child.wait();
         if *self.upgraded.get_mut() {
-            kill_all_of(self.dir.path());
+            kill_all_in(self.dir.path());
         }
         if std::thread::panicking() {
             let lines = self.access_log.lock().unwrap();
@@ -424,12 +424,12 @@ impl Drop for Gateway {
     }
 }
 
-/// Ends successors, which are no children of ours: their command names a file in this folder.
-fn kill_all_of(dir: &Path) {
-    let folder = dir.display().to_string();
+/// Ends successors, which are no children of ours: they run in this folder, as the first one did.
+fn kill_all_in(dir: &Path) {
+    let folder = dir.canonicalize().unwrap();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&command).contains(&folder) {
+        let runs_in = std::fs::read_link(entry.path().join("cwd"));
+        if runs_in.is_ok_and(|runs_in| runs_in == folder) {
             let pid = entry.file_name();
             let kill = format!("kill -KILL {}", pid.display());
             let _ = Command::new("sh").args(["-c", &kill]).status();
