@@ -23,6 +23,8 @@ pub enum RejectKind {
     BodyTooLarge,
     HeadTooLarge,
     TooManyWebSockets,
+    LimitReached,
+    LimitsUnavailable,
     TooManyRequests,
     NoHealthyEndpoint,
     QueueFull,
@@ -81,6 +83,8 @@ impl RejectKind {
                 "too_many_websockets",
                 "too many WebSockets are open; close one or try again later",
             ),
+            Self::LimitReached => (429, "limit_reached", "slow down and try again later"),
+            Self::LimitsUnavailable => (503, "limits_unavailable", "limits cannot be checked"),
             Self::TooManyRequests => (429, "too_many_requests", "slow down; try again later"),
             Self::NoHealthyEndpoint => (503, "no_healthy_endpoint", "the service is not available"),
             Self::QueueFull => (503, "queue_full", "the service is busy; try again later"),
@@ -166,6 +170,8 @@ pub struct Reject {
     pub retry_after: Option<Duration>,
     /// Methods the path does take, sent as `Allow` with 405.
     pub allow: Option<String>,
+    /// The rule of `limits` that refuses, told in the body.
+    pub rule: Option<String>,
 }
 
 impl RejectKind {
@@ -175,6 +181,7 @@ impl RejectKind {
             internal: internal.to_string(),
             retry_after: None,
             allow: None,
+            rule: None,
         }
     }
 }

@@ -10,6 +10,9 @@ pub fn resolve(config: &mut Config, folder: &Path) {
     if !matches!(log.as_str(), "stdout" | "off" | "") {
         *log = folder.join(&*log).to_string_lossy().into_owned();
     }
+    if let Some(redis) = &mut config.redis {
+        join(folder, &mut redis.ca);
+    }
     let server_tls = config.listeners.values_mut().filter_map(|l| l.tls.as_mut());
     for tls in server_tls {
         for pair in &mut tls.certificates {

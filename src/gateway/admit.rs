@@ -3,7 +3,7 @@
 use super::caller::Caller;
 use super::context::{Admission, Arrival, RequestContext, Sticky};
 use super::upload::REPLAY_BYTES_MAX;
-use super::{answer, dispatch, identify, shed};
+use super::{answer, dispatch, identify, limit, shed};
 use crate::base::client::Client;
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::{Action, ListenerRules, Route, Snapshot, Tunnel, Upstream, unix_now};
@@ -98,6 +98,7 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
     });
     identify::run(parts, ctx).await?;
     limit_body(parts, &route)?;
+    limit::acquire(ctx, &route).await?;
     let upstream = match &route.action {
         Action::Forward(upstream) => upstream,
         Action::Redirect { status, .. } => return redirect(*status, ctx),

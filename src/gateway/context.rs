@@ -8,6 +8,8 @@ use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
 use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
+use crate::stage::limit::counters::Permits;
+use crate::stage::limit::headers::Headers as LimitHeaders;
 use crate::stage::listen::forwarded::ForwardedHeaders;
 use crate::stage::listen::shield::Place;
 use crate::stage::listen::trace::{Trace, X_REQUEST_ID};
@@ -81,6 +83,10 @@ pub struct Admission {
     pub tunnel: Option<Tunnel>,
     /// The cookie that binds the caller to an endpoint must be sent: none came, or a stale one.
     pub sticky: Sticky,
+    /// How the caller stands to its limits, for every answer.
+    pub limit_headers: Option<LimitHeaders>,
+    /// Places in flight that the request holds; given back on drop.
+    pub permits: Permits,
 }
 
 impl Admission {
@@ -94,6 +100,8 @@ impl Admission {
             large_body: false,
             tunnel: None,
             sticky: Sticky::Off,
+            limit_headers: None,
+            permits: Permits::default(),
         }
     }
 }
@@ -275,6 +283,10 @@ impl RequestContext {
         }
         if let Some(admission) = &self.admission {
             super::identify::decorate(headers, admission);
+        }
+        let admission = self.admission.as_ref();
+        if let Some(limits) = admission.and_then(|admission| admission.limit_headers.as_ref()) {
+            limits.write(headers);
         }
         if let Some(route) = self.route() {
             super::forward::change(headers, &route.response_headers);

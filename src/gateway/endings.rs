@@ -22,6 +22,8 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         | RejectKind::UpgradeNotAllowed
         | RejectKind::BodyTooLarge
         | RejectKind::TooManyWebSockets
+        | RejectKind::LimitReached
+        | RejectKind::LimitsUnavailable
         | RejectKind::TooManyRequests
         | RejectKind::Draining => Ending::Refused,
         RejectKind::IdentityUnavailable => Ending::IdentityUnavailable,

@@ -138,6 +138,10 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
             .as_ref()
             .filter(|_| !ending.client_is_gone())
             .map(|reject| reject.kind.code()),
+        limit: ctx
+            .reject
+            .as_ref()
+            .and_then(|reject| reject.rule.as_deref()),
         websocket: ctx.is_tunnel(),
     });
 }

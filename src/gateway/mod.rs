@@ -10,6 +10,7 @@
 //!  arrive     admit.rs        who calls: client, request id, trace
 //!  admit      admit.rs        route, limits, a place at an endpoint; ends in Next or Reject
 //!             identify.rs     who is calling, and whether they may
+//!             limit.rs        the rules of the route, asked once
 //!             shed.rs         what the shield says: too fast, or too many
 //!  answer     answer.rs       redirects and fixed responses
 //!  refuse     refuse.rs       every "no", in one place
@@ -36,6 +37,7 @@ mod flood;
 mod forward;
 mod identify;
 mod life;
+mod limit;
 mod pace;
 mod refuse;
 mod relay;

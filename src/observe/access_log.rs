@@ -64,6 +64,8 @@ pub struct Record<'a> {
     pub ending: Ending,
     /// The code of the refusal, as the caller was told.
     pub code: Option<&'a str>,
+    /// The rule of `limits` that refused.
+    pub limit: Option<&'a str>,
     pub websocket: bool,
 }
 

@@ -1,6 +1,6 @@
 //! What happens beside the requests: each event writes one line and moves its metric.
 
-use super::metrics::{EndpointMetrics, IdentityMetrics, Metrics, PoolMetrics};
+use super::metrics::{EndpointMetrics, IdentityMetrics, Metrics, PoolMetrics, StoreMetrics};
 use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
@@ -73,6 +73,26 @@ pub fn jwks_failing(method: &IdentityMetrics, why: &str, news: bool) {
         );
     } else {
         debug!(method, why, "keys of the issuer still cannot be fetched");
+    }
+}
+
+/// The store cannot be used; what it is for goes on without, as each user of it says.
+pub fn store_lost(store: &StoreMetrics, why: &str) {
+    // One that stays away is an alarm of the metric, not a line for every attempt.
+    if store.answers(false) {
+        warn!(
+            why,
+            "redis is gone; limits are kept without it until it is back"
+        );
+    } else {
+        debug!(why, "redis is still gone");
+    }
+}
+
+/// The store can be used.
+pub fn store_found(store: &StoreMetrics) {
+    if store.answers(true) {
+        info!("redis answers");
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod explain;
 mod identities;
+mod limits;
 mod route;
 mod state;
 mod tunnels;
@@ -20,6 +21,7 @@ pub use upstream::{Measures, Probed, Upstream, unix_now};
 use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
+use crate::stage::limit::limits::Limits;
 use crate::stage::listen::forwarded::TrustedProxies;
 use crate::stage::listen::settings::{HeadSettings, HstsSettings, Settings as ListenerSettings};
 use crate::stage::listen::shield::Shield;
@@ -38,6 +40,8 @@ pub struct Snapshot {
     pub routes: Table<Arc<Route>>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
     pub identities: Identities,
+    /// All rules, whichever route takes them.
+    pub limits: Limits,
     pub listeners: HashMap<String, Arc<ListenerRules>>,
     pub trusted: TrustedProxies,
     pub shield: Arc<Shield>,
@@ -66,13 +70,14 @@ impl Snapshot {
         let mut faults = Faults::default();
         let upstreams = upstream::build_all(&config, state, &mut faults);
         let identities = Identities::build(&config, state, &mut faults);
-        let parts = (&upstreams, &identities);
-        let routes = route::build_all(&config, parts, state, &mut faults);
+        let rules = limits::build_all(&config, state, &mut faults);
+        let parts = (&upstreams, &identities, rules.as_ref());
+        let routes = route::build_all(&config, &parts, state, &mut faults);
         let listeners = config.listeners.iter().map(|(name, settings)| {
             let rules = ListenerRules::new(name, settings, state);
             (name.clone(), Arc::new(rules))
         });
-        let Some(routes) = routes.filter(|_| !faults.has_errors()) else {
+        let (Some(routes), Some(rules), false) = (routes, rules, faults.has_errors()) else {
             return Err(faults.0);
         };
         let shield = Shield::new(
@@ -87,6 +92,7 @@ impl Snapshot {
             routes,
             upstreams,
             identities,
+            limits: rules.all(),
             listeners: listeners.collect(),
             trusted: TrustedProxies::new(&config.server.trusted_proxies),
             config,

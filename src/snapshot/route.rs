@@ -1,10 +1,12 @@
 //! A route ready to serve: its pool found, its rewrites and headers compiled.
 
+use super::limits::Rules;
 use super::{Identities, State, TunnelCounts, Upstream, at};
 use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::RouteMetrics;
 use crate::stage::identity::chain::Chain;
+use crate::stage::limit::limits::Limits;
 use crate::stage::route::cors::Cors;
 use crate::stage::route::rewrite::{Location, Rewrite};
 use crate::stage::route::settings::{HeaderRules, Respond, Settings};
@@ -27,6 +29,7 @@ pub struct Route {
     pub request_headers: HeaderChanges,
     pub response_headers: HeaderChanges,
     pub tunnels: Arc<TunnelCounts>,
+    pub limits: Limits,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -60,11 +63,16 @@ impl Route {
     }
 }
 
-type Parts<'a> = (&'a BTreeMap<String, Arc<Upstream>>, &'a Identities);
+/// What routes are made of: pools, ways to identify and rules, by name.
+pub(super) type Parts<'a> = (
+    &'a BTreeMap<String, Arc<Upstream>>,
+    &'a Identities,
+    Option<&'a Rules>,
+);
 
 pub(super) fn build_all(
     config: &Config,
-    parts: Parts<'_>,
+    parts: &Parts<'_>,
     state: &State,
     faults: &mut Faults,
 ) -> Option<Table<Arc<Route>>> {
@@ -86,7 +94,7 @@ pub(super) fn build_all(
 fn build(
     name: &str,
     settings: &Settings,
-    (upstreams, identities): Parts<'_>,
+    (upstreams, identities, rules): &Parts<'_>,
     state: &State,
     faults: &mut Faults,
 ) -> Option<Route> {
@@ -128,6 +136,7 @@ fn build(
             faults,
         ),
         tunnels: state.tunnels(name),
+        limits: rules.as_ref()?.of_route(settings),
         metrics: state.metrics.route(name),
         settings: settings.clone(),
     })

@@ -41,6 +41,7 @@ fn record(time: SystemTime) -> Record<'static> {
         ),
         ending: Ending::Completed,
         code: None,
+        limit: None,
         websocket: false,
     }
 }

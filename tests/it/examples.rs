@@ -1,8 +1,8 @@
 //! Every file in `conf/` is loaded, and each example does what it promises.
 
 use crate::harness::{
-    Authority, Client, ClientH2, Gateway, Leaf, Port, Reply, ReplyH2, Seen, Signer, Tls, Upstream,
-    UpstreamH2, WebSocket, body_of, claims, eventually, finish, hash, silence,
+    Authority, Client, ClientH2, Gateway, Leaf, Port, RedisServer, Reply, ReplyH2, Seen, Signer,
+    Tls, Upstream, UpstreamH2, WebSocket, body_of, claims, eventually, finish, hash, silence,
 };
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
@@ -551,6 +551,39 @@ async fn retries_and_timeouts() {
     );
     assert_eq!(client.get("/reports/slow").await.text(), "a report");
     gateway.settled().await;
+}
+
+#[tokio::test]
+async fn limits() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    for url in ["memory".to_owned(), redis.url()] {
+        let gateway = start("limits", &[("BACKEND", &app), ("REDIS_URL", &url)]).await;
+        let mut client = Client::connect(&gateway).await;
+        let mut statuses = BTreeMap::new();
+        for target in ["/", "/search", "/health"] {
+            for _ in 0..40 {
+                let status = client.get(target).await.status;
+                *statuses.entry((target, status)).or_insert(0) += 1;
+            }
+        }
+        // A minute may have ended on the way, and a place in the bucket comes free every 100 ms.
+        let count = |target, status| statuses.get(&(target, status)).copied().unwrap_or(0);
+        assert!((30..=35).contains(&count("/", 200)), "{statuses:?}");
+        assert!((5..=39).contains(&count("/search", 200)), "{statuses:?}");
+        assert_eq!(count("/health", 200), 40);
+        for status in [200, 200, 429] {
+            let answer = client.post("/upload", b"file").await;
+            assert_eq!(answer.status, status, "{}", answer.text());
+            let policy = answer.header("ratelimit-policy").unwrap_or_default();
+            assert!(policy.contains("\"uploads\";q=2;w=3600"), "{policy}");
+        }
+        let mode = gateway.status().await["limits"]["mode"].clone();
+        let expected = if url == "memory" { "memory" } else { "redis" };
+        assert_eq!(mode, expected);
+        gateway.settled().await;
+    }
+    let minute = redis.ask("KEYS ratelimit:~127.0.0.1:*");
+    assert!(!minute.is_empty(), "an application can read it");
 }
 
 #[tokio::test]

@@ -652,6 +652,40 @@ async fn a_user_stays_with_an_endpoint_and_has_places_of_its_own() {
 }
 
 #[tokio::test]
+async fn limits_count_users_and_not_addresses() {
+    let app = Upstream::named("app").await;
+    let methods = apps() + &users() + "  visitors: { anonymous: {} }\n";
+    let yaml = document(&methods, "[apps, users, visitors]", "")
+        + "limits: { rules: { user: { by: user, requests: 2, per: day, plans: { pro: 4 } }, key: { by: key, requests: 3, per: day } } }\n";
+    let gateway = Gateway::start(&yaml, &[("app", &app)]).await;
+    let signer = Signer::secret(SECRET);
+    let (bob, carol, alice) = (signer.token("bob"), signer.token("carol"), KEY.to_owned());
+    let shown = [bearer(&bob), bearer(&carol), bearer(&alice)];
+    let mut client = Client::connect(&gateway).await;
+    for (caller, granted) in [(Some(0), 2), (Some(1), 2), (Some(2), 3), (None, 2)] {
+        let header = match caller {
+            Some(caller) => ("authorization", shown[caller].as_str()),
+            None => ("accept", "*/*"),
+        };
+        for nth in 0..6 {
+            let answer = client.request("GET", "/", &[header], b"").await;
+            let expected = if nth < granted { 200 } else { 429 };
+            assert_eq!(
+                answer.status,
+                expected,
+                "{caller:?} {nth}: {}",
+                answer.text()
+            );
+        }
+    }
+    // Who is nobody is refused before anything is counted.
+    let wrong = [("authorization", "Bearer wrong")];
+    let answer = client.request("GET", "/", &wrong, b"").await;
+    answer.assert_refused(401, "invalid_credential");
+    assert!(answer.header("ratelimit").is_none());
+}
+
+#[tokio::test]
 async fn a_reload_changes_who_may_and_keeps_what_was_fetched() {
     let signer = Signer::key("a");
     let issuer = KeyIssuer::of(&[&signer]).await;

@@ -24,6 +24,7 @@ mod front;
 mod health;
 mod hostile;
 mod identity;
+mod limit;
 mod listen;
 mod observe;
 mod reload;

@@ -108,6 +108,7 @@ fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
     });
     word(out, b",\"ending\":", record.ending.name());
     maybe_word(out, b",\"code\":", record.code);
+    maybe_word(out, b",\"limit\":", record.limit);
     let websocket: &[u8] = if record.websocket { b"true" } else { b"false" };
     out.extend_from_slice(b",\"websocket\":");
     out.extend_from_slice(websocket);

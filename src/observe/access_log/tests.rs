@@ -39,6 +39,7 @@ fn sample() -> Record<'static> {
         user_agent: Some(b"curl/8.5.0"),
         ending: Ending::Completed,
         code: None,
+        limit: None,
         websocket: false,
     }
 }
@@ -64,7 +65,7 @@ fn a_line_says_everything_in_a_fixed_order() {
             r#""listener":"https","protocol":"HTTP/2","tls":"TLSv1.3","method":"GET","host":"app.example.com","#,
             r#""path":"/a/b?q=1&token=***","status":200,"upstream_status":200,"user":"alice","key":null,"route":"app","pool":"app","#,
             r#""endpoint":"10.0.0.1:8080","retries":0,"duration_ms":12.345,"connect_ms":null,"first_byte_ms":9.001,"#,
-            r#""bytes_in":0,"bytes_out":1024,"user_agent":"curl/8.5.0","ending":"completed","code":null,"websocket":false}"#,
+            r#""bytes_in":0,"bytes_out":1024,"user_agent":"curl/8.5.0","ending":"completed","code":null,"limit":null,"websocket":false}"#,
             "\n"
         )
     );
@@ -142,6 +143,7 @@ proptest! {
             protocol: &words[5],
             method: &words[6],
             code: Some(&words[7]),
+            limit: Some(&words[7]),
             host: &host,
             path: &path,
             user_agent: Some(&agent),

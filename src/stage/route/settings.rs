@@ -63,6 +63,9 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// The largest request body taken (413 beyond it). Default `16MiB`.
     pub body_max: Bytes,
+    /// Rules of `limits` that requests through this route are counted by. Absent: all of them if the route
+    /// forwards, none otherwise. Empty: none.
+    pub limits: Option<OneOrMany<String>>,
     /// `WebSocket` upgrades through this route.
     pub websocket: WebSocket,
 }
@@ -88,6 +91,7 @@ impl Default for Settings {
             response_headers: HeaderRules::default(),
             timeouts: Timeouts::default(),
             body_max: Bytes::mib(16),
+            limits: None,
             websocket: WebSocket::default(),
         }
     }
