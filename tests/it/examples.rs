@@ -556,13 +556,25 @@ async fn retries_and_timeouts() {
 #[tokio::test]
 async fn limits() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let secret = "a secret of more than thirty-two bytes";
+    let mut alice = claims("alice");
+    alice["aud"] = "authenticated".into();
+    let token = format!("Bearer {}", Signer::secret(secret).claims(&alice));
+    let ours = [("authorization", token.as_str())];
     for url in ["memory".to_owned(), redis.url()] {
-        let gateway = start("limits", &[("BACKEND", &app), ("REDIS_URL", &url)]).await;
+        let values: &[(&str, &dyn Display)] = &[
+            ("BACKEND", &app),
+            ("REDIS_URL", &url),
+            ("JWT_SECRET", &secret),
+        ];
+        let gateway = start("limits", values).await;
         let mut client = Client::connect(&gateway).await;
+        assert_eq!(client.get("/").await.status, 401);
         let mut statuses = BTreeMap::new();
         for target in ["/", "/search", "/health"] {
             for _ in 0..40 {
-                let status = client.get(target).await.status;
+                let answer = client.request("GET", target, &ours, b"").await;
+                let status = answer.status;
                 *statuses.entry((target, status)).or_insert(0) += 1;
             }
         }
@@ -572,7 +584,7 @@ async fn limits() {
         assert!((5..=39).contains(&count("/search", 200)), "{statuses:?}");
         assert_eq!(count("/health", 200), 40);
         for status in [200, 200, 429] {
-            let answer = client.post("/upload", b"file").await;
+            let answer = client.request("POST", "/upload", &ours, b"file").await;
             assert_eq!(answer.status, status, "{}", answer.text());
             let policy = answer.header("ratelimit-policy").unwrap_or_default();
             assert!(policy.contains("\"uploads\";q=2;w=3600"), "{policy}");
@@ -582,7 +594,7 @@ async fn limits() {
         assert_eq!(mode, expected);
         gateway.settled().await;
     }
-    let minute = redis.ask("KEYS ratelimit:~127.0.0.1:*");
+    let minute = redis.ask("KEYS ratelimit:alice:*");
     assert!(!minute.is_empty(), "an application can read it");
 }
 
