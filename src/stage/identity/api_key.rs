@@ -324,7 +324,7 @@ mod tests {
         }
         let alice = ask(&keys, Some("k-plain"), 0).unwrap().unwrap();
         assert_eq!(alice.plan.as_deref(), Some("pro"));
-        assert_eq!(alice.roles, ["admin".into()]);
+        assert_eq!(alice.roles, [Arc::from("admin")]);
         assert_eq!(alice.key.as_deref(), Some("plain"));
         assert_eq!(alice.headers[0].1, "alice");
     }

@@ -335,7 +335,7 @@ fn a_principal_is_made_of_the_claims_that_were_chosen() {
     let principal = said(&by_secret(), &Signer::secret(SECRET).plain(&claims)).unwrap();
     assert_eq!(&*principal.user, "u-1");
     assert_eq!(principal.plan.as_deref(), Some("pro"));
-    assert_eq!(principal.roles, ["admin".into(), "editor".into()]);
+    assert_eq!(principal.roles, [Arc::from("admin"), Arc::from("editor")]);
     let headers: Vec<_> = principal
         .headers
         .iter()
