@@ -13,7 +13,7 @@ CONFIG ?= conf/gateway.yaml
 SECONDS ?= 600
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench fuzz soak soak-upgrade image build-needs test-needs bench-needs check-needs
+.PHONY: demo run test check bench fuzz soak image build-needs test-needs bench-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs

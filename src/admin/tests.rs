@@ -169,13 +169,6 @@ async fn each_page_answers_as_promised() {
         ("POST /reload HTTP/1.1\r\nsec-fetch-site: cross-site", 403),
         ("POST /reload HTTP/1.1\r\nsec-fetch-site: same-site", 403),
         ("POST /reload HTTP/1.1\r\nsec-fetch-site: none", 200),
-        ("POST /upgrade HTTP/1.1", 200),
-        ("GET /upgrade HTTP/1.1", 405),
-        (
-            "POST /upgrade HTTP/1.1\r\norigin: https://evil.example",
-            403,
-        ),
-        ("POST /upgrade HTTP/1.1\r\nsec-fetch-site: cross-site", 403),
         ("GET /status/limits?user=42&address=::1 HTTP/1.1", 200),
         ("GET /status/limits?usr=42 HTTP/1.1", 400),
         ("GET /status/limits?address=42 HTTP/1.1", 400),
@@ -187,6 +180,13 @@ async fn each_page_answers_as_promised() {
             403,
         ),
         ("GET /limits/reset?user=42 HTTP/1.1", 405),
+        ("POST /upgrade HTTP/1.1", 200),
+        ("GET /upgrade HTTP/1.1", 405),
+        (
+            "POST /upgrade HTTP/1.1\r\norigin: https://evil.example",
+            403,
+        ),
+        ("POST /upgrade HTTP/1.1\r\nsec-fetch-site: cross-site", 403),
     ] {
         let answer = admin.ask(head).await;
         assert_eq!(status(&answer), expected, "{head}: {answer}");
