@@ -34,6 +34,7 @@ pub struct Principal {
 pub enum Proof {
     ApiKey,
     Token,
+    Session,
     Certificate,
     /// Only that the caller has an address.
     Address,

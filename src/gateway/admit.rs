@@ -97,6 +97,9 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
         ..Admission::of(Arc::clone(&route))
     });
     identify::run(parts, ctx).await?;
+    if identify::is_logout(parts, &route) {
+        return answer::empty();
+    }
     limit_body(parts, &route)?;
     limit::acquire(ctx, &route).await?;
     let upstream = match &route.action {

@@ -73,6 +73,8 @@ pub struct Admission {
     pub principal: Option<Arc<Principal>>,
     /// What the answer says to pages of other origins.
     pub cors: Said,
+    /// Makes the browser forget a credential that is over.
+    pub cleared: Option<HeaderValue>,
     /// Path and query to forward when they differ from the caller's.
     pub target: Option<String>,
     /// What the pool's `hash` is taken of.
@@ -95,6 +97,7 @@ impl Admission {
             route,
             principal: None,
             cors: Said::new(),
+            cleared: None,
             target: None,
             hash_key: None,
             large_body: false,

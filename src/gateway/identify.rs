@@ -17,10 +17,10 @@ use http::{HeaderMap, HeaderValue, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// When the keys of an issuer cannot be fetched: about as long as until they are asked for again.
-const KEYS_RETRY_AFTER: Duration = Duration::from_secs(2);
+/// When keys cannot be fetched, or sessions not looked up: about as long as until that is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Settles who is calling, and whether they may. Waits only for keys that the issuer may have added.
+/// Settles who is calling, and whether they may. Waits for keys that the issuer may have added, and for sessions.
 pub async fn run(parts: &Parts, ctx: &mut RequestContext) -> Result<(), Reject> {
     let (Some(arrival), Some(admission)) = (&ctx.arrival, &mut ctx.admission) else {
         return Ok(());
@@ -47,10 +47,19 @@ pub async fn run(parts: &Parts, ctx: &mut RequestContext) -> Result<(), Reject> 
     let identities = &ctx.snapshot.identities;
     let principal = settled.map_err(|refusal| {
         identities.count_refused(&refusal);
+        // A credential that cannot be judged now may be good yet.
+        if refusal.reason.kind() != RejectKind::IdentityUnavailable {
+            admission.cleared = chain.clear(&refusal.method, &parts.headers, arrival.client.tls);
+        }
         rejected(&refusal)
     })?;
     identities.count_known(&principal);
     admission.principal = Some(Arc::clone(&principal));
+    if chain.is_logout(parts) {
+        // It is over for them, whatever they may do.
+        admission.cleared = chain.clear(&principal.method, &parts.headers, arrival.client.tls);
+        return Ok(());
+    }
     if route.settings.allow.admits(&principal) {
         return Ok(());
     }
@@ -59,10 +68,16 @@ pub async fn run(parts: &Parts, ctx: &mut RequestContext) -> Result<(), Reject> 
     Err(RejectKind::NotAllowed.because(who))
 }
 
+/// Whether the request was for the gateway alone: to be known no more, which it is by now.
+pub fn is_logout(parts: &Parts, route: &Route) -> bool {
+    let chain = route.identity.as_ref();
+    chain.is_some_and(|chain| chain.is_logout(parts))
+}
+
 fn rejected(refusal: &Refusal) -> Reject {
     let Refusal { method, reason } = refusal;
     let kind = reason.kind();
-    let retry_after = (kind == RejectKind::IdentityUnavailable).then_some(KEYS_RETRY_AFTER);
+    let retry_after = (kind == RejectKind::IdentityUnavailable).then_some(RETRY_AFTER);
     Reject {
         retry_after,
         ..kind.because(format_args!("{}, by method {method}", reason.name()))
@@ -114,7 +129,7 @@ pub fn forward(headers: &mut HeaderMap, ctx: &RequestContext) {
         return;
     };
     if let Some(chain) = &admission.route.identity {
-        let stripped = credential::strip(headers, chain.places());
+        let stripped = chain.strip(headers);
         for name in &stripped.remove {
             headers.remove(name);
         }
@@ -141,6 +156,9 @@ pub fn trailers(trailers: Option<HeaderMap>, snapshot: &Snapshot) -> Option<Head
 
 /// What browsers want to hear. The route's rules stand in the place of whatever the endpoint says.
 pub fn decorate(headers: &mut HeaderMap, admission: &Admission) {
+    if let Some(cleared) = &admission.cleared {
+        headers.append(header::SET_COOKIE, cleared.clone());
+    }
     if admission.route.cors.is_none() {
         return;
     }

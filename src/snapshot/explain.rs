@@ -185,6 +185,12 @@ fn explain_callers(text: &mut String, config: &Config, route: &RouteSettings) {
     } else {
         line(text, "identity", chain.join(", then "));
     }
+    for name in &route.identity {
+        if let Some(Identity::Session(session)) = config.identity.get(name) {
+            let what = format_args!("POST {} ends the session of {name}: 204", session.logout);
+            line(text, "logout", what);
+        }
+    }
     let allow = [
         ("user", &route.allow.user),
         ("plan", &route.allow.plan),

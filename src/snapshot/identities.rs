@@ -9,6 +9,7 @@ use crate::stage::identity::build;
 use crate::stage::identity::chain::{Chain, Method, NO_METHOD, Refusal};
 use crate::stage::identity::jwks::{Jwks, Source};
 use crate::stage::identity::settings::Settings;
+use crate::store::redis::Redis;
 use http::{HeaderMap, HeaderName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +25,13 @@ pub struct Identities {
 }
 
 impl Identities {
-    pub(super) fn build(config: &Config, state: &State, faults: &mut Faults) -> Self {
+    /// `redis` is where sessions are.
+    pub(super) fn build(
+        config: &Config,
+        state: &State,
+        redis: Option<&Arc<Redis>>,
+        faults: &mut Faults,
+    ) -> Self {
         let (mut jwks, mut methods) = (BTreeMap::new(), BTreeMap::new());
         for (name, settings) in &config.identity {
             let keys = |source: Source| {
@@ -33,7 +40,8 @@ impl Identities {
                 Arc::clone(jwks.entry(name.clone()).or_insert(keys))
             };
             let here = at("identity", name);
-            if let Some(method) = build::build(name, settings, &here, keys, faults) {
+            let redis = redis.cloned();
+            if let Some(method) = build::build(name, settings, &here, keys, redis, faults) {
                 methods.insert(name.clone(), Arc::new(method));
             }
         }

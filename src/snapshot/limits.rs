@@ -8,6 +8,7 @@ use crate::stage::limit::counters::Counters;
 use crate::stage::limit::limits::Limits;
 use crate::stage::limit::rule::Rule;
 use crate::stage::route::settings::Settings;
+use crate::store::redis::Redis;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,6 +37,11 @@ pub(super) fn build_all(config: &Config, state: &State, faults: &mut Faults) -> 
 }
 
 impl Rules {
+    /// The Redis in which they count; there is one connection for all that is kept there.
+    pub(super) fn redis(&self) -> Option<&Arc<Redis>> {
+        self.counters.redis()
+    }
+
     pub(super) fn all(&self) -> Limits {
         let rules = self.by_name.values().cloned();
         Limits::new(rules.collect(), Arc::clone(&self.counters))

@@ -69,8 +69,9 @@ impl Snapshot {
     pub fn build(config: Config, state: &State, revision: u64) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let upstreams = upstream::build_all(&config, state, &mut faults);
-        let identities = Identities::build(&config, state, &mut faults);
         let rules = limits::build_all(&config, state, &mut faults);
+        let redis = rules.as_ref().and_then(limits::Rules::redis);
+        let identities = Identities::build(&config, state, redis, &mut faults);
         let parts = (&upstreams, &identities, rules.as_ref());
         let routes = route::build_all(&config, &parts, state, &mut faults);
         let listeners = config.listeners.iter().map(|(name, settings)| {

@@ -895,6 +895,40 @@ async fn identity() {
     assert_eq!(answer.header("access-control-allow-origin"), Some(page.1));
 }
 
+#[tokio::test]
+async fn sessions() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let gateway = start("sessions", &[("BACKEND", &app), ("REDIS_URL", &redis.url())]).await;
+    let token = "oms_alice.0123456789abcdef0123456789abcdef";
+    let hash = hash(token.as_bytes());
+    redis.ask(&format!(
+        "HSET user:alice:session hash sha256:{hash} plan pro roles editor"
+    ));
+    let (cookie, bearer) = (format!("session={token}"), format!("Bearer {token}"));
+    let (cookie, bearer) = (("cookie", cookie.as_str()), ("authorization", &*bearer));
+    let nothing = ("accept", "*/*");
+    let mut client = Client::connect(&gateway).await;
+    for (method, path, header, status, user) in [
+        ("GET", "/", nothing, 200, None),
+        ("GET", "/", cookie, 200, Some("alice")),
+        ("GET", "/account/x", nothing, 401, None),
+        ("GET", "/account/x", bearer, 200, Some("alice")),
+        ("GET", "/admin/x", cookie, 403, None),
+        ("POST", "/auth/logout", cookie, 204, None),
+        ("GET", "/", cookie, 401, None),
+        ("GET", "/", nothing, 200, None),
+    ] {
+        let before = app.count();
+        let answer = client.request(method, path, &[header], b"").await;
+        assert_eq!(answer.status, status, "{path} {}", answer.text());
+        assert_eq!(app.count() - before, usize::from(status == 200));
+        if status == 200 {
+            assert_eq!(app.last().await.header("x-user-id"), user, "{path}");
+        }
+    }
+    assert_eq!(redis.ask("EXISTS user:alice:session"), "0");
+}
+
 fn shipped() -> Vec<PathBuf> {
     let mut files = Vec::new();
     for folder in [conf(), conf().join("examples")] {

@@ -8,8 +8,9 @@ use crate::base::units::Period;
 use crate::stage::identity::api_key::{PEPPER_BYTES_MIN, parse_hash};
 use crate::stage::identity::chain::NO_METHOD;
 use crate::stage::identity::fetch;
+use crate::stage::identity::session::HASH_FIELD;
 use crate::stage::identity::settings::{
-    CertificateSettings, JwtSettings, KeySettings, KeysSettings, Settings,
+    CertificateSettings, JwtSettings, KeySettings, KeysSettings, SessionSettings, Settings,
 };
 use crate::stage::route::settings::Settings as RouteSettings;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -20,6 +21,9 @@ const SECRET_BYTES_MIN: usize = 32;
 
 /// More would let a token live on well after its end.
 const LEEWAY_MAX: Period = Period::seconds(300);
+
+/// Nobody wants to find out what a store makes of longer times.
+const IDLE_MAX: Period = Period::seconds(365 * 24 * 3600);
 
 pub(super) fn check(report: &mut Report<'_>) {
     let at = KeyPath::root().key("identity");
@@ -42,6 +46,7 @@ pub(super) fn check(report: &mut Report<'_>) {
         match settings {
             Settings::Keys(settings) => keys(&at, settings, report),
             Settings::Jwt(settings) => jwt(&at, settings, report),
+            Settings::Session(settings) => session(&at, settings, report),
             Settings::ClientCertificate(settings) => certificate(&at, settings, report),
             Settings::Anonymous(settings) => plan(&at, settings.plan.as_ref(), report),
         }
@@ -226,6 +231,35 @@ fn not_for_claims(name: &str) -> Option<&'static str> {
         return Some("choose one that means nothing else, such as `X-User-Email`");
     }
     own_header(&name)
+}
+
+fn session(at: &KeyPath, settings: &SessionSettings, report: &mut Report<'_>) {
+    let redis = report.config.redis.as_ref().map(|redis| redis.address());
+    // What is wrong with an address is told at its place.
+    let has_none = matches!(redis, None | Some(Ok(None)));
+    let unsure = report.absent.any_below(&KeyPath::root().key("redis"));
+    report.must(
+        !has_none || unsure,
+        at.clone(),
+        "sessions are kept in Redis, and there is none",
+        "write `redis: { url: \"redis://host:6379\" }`",
+    );
+    report.form(at.key("cookie"), words::name("cookie", &settings.cookie));
+    if let Some(domain) = &settings.domain {
+        report.form(at.key("domain"), words::host(domain));
+        let what = "browsers take no cookie `__Host-…` with a domain";
+        let sound = !settings.cookie.starts_with("__Host-");
+        report.must(sound, at.key("domain"), what, "remove it");
+    }
+    let sound = settings.idle >= Period::seconds(1) && settings.idle <= IDLE_MAX;
+    let what = format!("`idle` ({}) is not between 1s and 365 days", settings.idle);
+    report.must(sound, at.key("idle"), what, "write `1h`");
+    report.form(at.key("logout"), words::plain_path(&settings.logout));
+    for (key, field) in [("plan", &settings.plan), ("roles", &settings.roles)] {
+        user(at.key(key), field, report);
+        let what = format!("`{HASH_FIELD}` is the field that says which token is right");
+        report.must(field != HASH_FIELD, at.key(key), what, "choose another");
+    }
 }
 
 fn certificate(at: &KeyPath, settings: &CertificateSettings, report: &mut Report<'_>) {

@@ -273,7 +273,7 @@ pub fn path(text: &str) -> Result<(), Wrong> {
 }
 
 /// A path without query.
-fn plain_path(text: &str) -> Result<(), Wrong> {
+pub fn plain_path(text: &str) -> Result<(), Wrong> {
     path(text)?;
     if text.contains(['?', '#']) {
         return wrong(

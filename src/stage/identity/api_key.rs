@@ -133,8 +133,7 @@ impl Identify for ApiKeys {
         };
         let Some(entry) = self.find(credential) else {
             // What looks like a token may be one for another method; where there is none, it is not taken.
-            let is_token = credential.is_token();
-            return if is_token {
+            return if credential.is_token() || credential.is_session() {
                 Verdict::Absent
             } else {
                 Verdict::Refused(Reason::UnknownKey)
@@ -262,6 +261,7 @@ mod tests {
     fn ask(keys: &ApiKeys, key: Option<&str>, unix: u64) -> Result<Option<Arc<Principal>>, Reason> {
         let caller = Caller {
             credential: key.map(|key| Credential::new(key.to_owned()).unwrap()),
+            parts: &http::Request::new(()).into_parts().0,
             client: &Client::default(),
             clock: Clock {
                 unix,
@@ -312,6 +312,7 @@ mod tests {
             ),
             (Some("eyJ.static.token"), 0, Ok(Some("token"))),
             (Some("eyJ.any.token"), 0, Ok(None)),
+            (Some("oms_alice.secret"), 0, Ok(None)),
             (None, 0, Ok(None)),
         ] {
             let said = ask(&keys, key, at);

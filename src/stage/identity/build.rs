@@ -8,8 +8,10 @@ use super::fetch::HttpFetch;
 use super::jwks::{Jwks, Source};
 use super::jwt::Jwt;
 use super::key;
+use super::session::Session;
 use super::settings::{JwtSettings, Settings};
 use crate::base::fault::{Faults, KeyPath};
+use crate::store::redis::Redis;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::fs::File;
@@ -21,12 +23,13 @@ use std::sync::Arc;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Builds the method of this name; `at` is its place in the document, and `jwks` gives the keys that are fetched
-/// from a source: those at hand, or new ones. None when something is wrong, and then `faults` says what.
+/// from a source: those at hand, or new ones. `redis` holds sessions. None when something is wrong, and then `faults` says what.
 pub fn build(
     name: &str,
     settings: &Settings,
     at: &KeyPath,
     jwks: impl FnOnce(Source) -> Arc<Jwks>,
+    redis: Option<Arc<Redis>>,
     faults: &mut Faults,
 ) -> Option<Method> {
     let name: Arc<str> = name.into();
@@ -36,6 +39,7 @@ pub fn build(
             let at = at.key("jwt");
             Arc::new(jwt(&name, settings, &at, jwks, faults)?)
         }
+        Settings::Session(settings) => Arc::new(Session::new(Arc::clone(&name), settings, redis)),
         Settings::ClientCertificate(settings) => {
             Arc::new(ClientCertificate::new(Arc::clone(&name), settings))
         }

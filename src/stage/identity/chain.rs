@@ -3,12 +3,14 @@
 //! Invariant: an absent credential lets the next method try; an invalid one never does. A caller that
 //! meant to be known is told that it is not, and is never served as somebody else.
 
-use super::credential::{self, Credential, Places};
-use super::jwt::Waiting;
+use super::cookie::{self, Cookie};
+use super::credential::{self, Credential, Places, Stripped};
+use super::{jwt, session};
 use crate::base::client::Client;
 use crate::base::principal::Principal;
 use crate::base::reject::RejectKind;
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +21,16 @@ pub const NO_METHOD: &str = "none";
 pub trait Identify: Send + Sync {
     /// Where this method expects credentials.
     fn places(&self) -> Places;
+
+    /// The cookie in which it expects them as well.
+    fn cookie(&self) -> Option<&Cookie> {
+        None
+    }
+
+    /// Whether this request wants nothing but to be known no more.
+    fn is_logout(&self, _: &Parts) -> bool {
+        false
+    }
 
     fn identify(&self, caller: &Caller<'_>) -> Verdict;
 }
@@ -34,6 +46,7 @@ pub struct Method {
 /// What a method may look at.
 pub struct Caller<'a> {
     pub credential: Option<Credential<'a>>,
+    pub parts: &'a Parts,
     pub client: &'a Client,
     pub clock: Clock,
 }
@@ -53,8 +66,38 @@ pub enum Verdict {
     Absent,
     Known(Arc<Principal>),
     Refused(Reason),
-    /// Not known before the issuer's keys have been fetched.
+    /// Not known before somebody else was asked.
     Waiting(Waiting),
+}
+
+/// What there is to wait for.
+pub enum Waiting {
+    /// The keys of an issuer.
+    Keys(jwt::Waiting),
+    /// The store of sessions.
+    Session(session::Waiting),
+}
+
+impl Waiting {
+    /// Waits, for at most three seconds, then judges.
+    pub async fn settle(self, unix: u64) -> Result<Arc<Principal>, Reason> {
+        match self {
+            Self::Keys(waiting) => waiting.settle(unix).await,
+            Self::Session(waiting) => waiting.settle().await,
+        }
+    }
+}
+
+impl From<jwt::Waiting> for Waiting {
+    fn from(waiting: jwt::Waiting) -> Self {
+        Self::Keys(waiting)
+    }
+}
+
+impl From<session::Waiting> for Waiting {
+    fn from(waiting: session::Waiting) -> Self {
+        Self::Session(waiting)
+    }
 }
 
 macro_rules! reasons {
@@ -114,6 +157,12 @@ reasons! {
     NoUser, "no_user", InvalidCredential;
     /// A token that cannot be judged now: the keys of its issuer cannot be fetched.
     NoKeys, "no_keys", IdentityUnavailable;
+    /// A session that is over, or that there never was.
+    NoSession, "no_session", ExpiredCredential;
+    /// A token of a user whose session is another one. Told like the one before: who has a session is nobody's business.
+    WrongSecret, "wrong_secret", ExpiredCredential;
+    /// A session that cannot be looked up now.
+    NoStore, "no_store", IdentityUnavailable;
 }
 
 /// A refusal: why, and by which method.
@@ -127,6 +176,7 @@ pub struct Refusal {
 pub struct Chain {
     methods: Vec<Arc<Method>>,
     places: Places,
+    cookies: Vec<Cookie>,
     nobody: Arc<str>,
 }
 
@@ -140,7 +190,9 @@ pub enum Outcome {
 impl Chain {
     pub fn new(methods: Vec<Arc<Method>>) -> Self {
         let places = methods.iter().map(|method| method.identify.places());
+        let cookies = methods.iter().filter_map(|method| method.identify.cookie());
         Self {
+            cookies: cookies.cloned().collect(),
             places: places.fold(Places::default(), Places::and),
             methods,
             nobody: NO_METHOD.into(),
@@ -155,7 +207,28 @@ impl Chain {
         self.methods.iter().map(|method| &**method)
     }
 
-    /// Who is calling. Does not wait: for the rare token that must, see [`Outcome::Waiting`].
+    /// What takes the credential out of these headers.
+    pub fn strip(&self, headers: &HeaderMap) -> Stripped {
+        let mut stripped = credential::strip(headers, self.places);
+        cookie::strip(headers, &self.cookies, &mut stripped);
+        stripped
+    }
+
+    /// Whether this request ends what it is known by, and is for us alone.
+    pub fn is_logout(&self, parts: &Parts) -> bool {
+        self.methods()
+            .any(|method| method.identify.is_logout(parts))
+    }
+
+    /// What makes a browser forget the cookie of this method; none where it has shown none.
+    pub fn clear(&self, method: &str, headers: &HeaderMap, is_tls: bool) -> Option<HeaderValue> {
+        let method = self.methods().find(|one| *one.name == *method)?;
+        let cookie = method.identify.cookie()?;
+        cookie.is_in(headers).then(|| cookie.clear(is_tls))?
+    }
+
+    /// Who is calling; of a request that ends something, by what it ends. Does not wait: for the token that
+    /// must, see [`Outcome::Waiting`].
     pub fn identify(
         &self,
         parts: &Parts,
@@ -169,10 +242,13 @@ impl Chain {
         let credential = credential::read(parts, self.places);
         let caller = Caller {
             credential: credential.map_err(|reason| refused(&self.nobody, reason))?,
+            parts,
             client,
             clock,
         };
-        for method in &self.methods {
+        let is_logout = self.is_logout(parts);
+        let asked = |method: &&Arc<Method>| !is_logout || method.identify.is_logout(parts);
+        for method in self.methods.iter().filter(asked) {
             match method.identify.identify(&caller) {
                 Verdict::Absent => {}
                 // The credential is of a kind that no method takes: that is not to be anonymous.

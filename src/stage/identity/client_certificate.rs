@@ -108,6 +108,7 @@ mod tests {
             };
             let caller = Caller {
                 credential: None,
+                parts: &http::Request::new(()).into_parts().0,
                 client: &Client {
                     certificate: certificate.map(Arc::new),
                     ..Client::default()

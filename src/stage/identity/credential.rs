@@ -14,6 +14,9 @@ pub const CREDENTIAL_BYTES_MAX: usize = 8 << 10;
 /// Before a key among the sub-protocols of a `WebSocket`, which is the only thing a browser lets a page choose.
 const SUB_PROTOCOL: &str = "openai-insecure-api-key.";
 
+/// How the token of a session begins: it is told from an API key by that, and says where it belongs.
+pub const SESSION_BEGINS: &str = "oms_";
+
 /// The parameter of the query, as Google's SDKs name it.
 const PARAMETER: &str = "key";
 
@@ -71,6 +74,11 @@ impl<'a> Credential<'a> {
     /// Three parts, of which the first is an object in base64url (RFC 7519 3): a token, and no API key.
     pub fn is_token(&self) -> bool {
         self.0.starts_with("ey") && self.0.bytes().filter(|byte| *byte == b'.').count() == 2
+    }
+
+    /// The token of a session, and no API key.
+    pub fn is_session(&self) -> bool {
+        self.0.starts_with(SESSION_BEGINS)
     }
 }
 

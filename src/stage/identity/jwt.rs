@@ -116,11 +116,14 @@ impl Jwt {
             return Verdict::Refused(Reason::UnknownSigner);
         };
         match jwks.ask(seen, clock.now) {
-            Asked::Fetching(wait) => Verdict::Waiting(Waiting {
-                jwt: self.clone(),
-                token: token.text().to_owned(),
-                wait,
-            }),
+            Asked::Fetching(wait) => {
+                let waiting = Waiting {
+                    jwt: self.clone(),
+                    token: token.text().to_owned(),
+                    wait,
+                };
+                Verdict::Waiting(waiting.into())
+            }
             Asked::Over => self.look(token, clock),
             Asked::Enough => Verdict::Refused(self.0.why_unknown()),
             Asked::Crowded => Verdict::Refused(Reason::NoKeys),

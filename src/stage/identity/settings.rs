@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// One way to tell who is calling. Exactly one of `keys`, `jwt`, `client_certificate` and `anonymous`.
+/// One way to tell who is calling. Exactly one of `keys`, `jwt`, `session`, `client_certificate` and
+/// `anonymous`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Settings {
@@ -16,6 +17,9 @@ pub enum Settings {
     Keys(KeysSettings),
     /// Signed tokens (JWT), from `Authorization: Bearer` or the same sub-protocol.
     Jwt(Box<JwtSettings>),
+    /// Sessions that an application writes to Redis (`redis.url`), from a cookie, `Authorization: Bearer` or the same
+    /// sub-protocol. While Redis is gone they are answered 503.
+    Session(SessionSettings),
     /// The certificate that the caller has shown to the listener (see `tls.client_auth` there).
     ClientCertificate(CertificateSettings),
     /// Anybody, counted by address (IPv6 by /64). For callers that show no credential at all: a wrong
@@ -29,6 +33,7 @@ impl Settings {
         match self {
             Self::Keys(_) => "keys",
             Self::Jwt(_) => "jwt",
+            Self::Session(_) => "session",
             Self::ClientCertificate(_) => "client_certificate",
             Self::Anonymous(_) => "anonymous",
         }
@@ -140,6 +145,44 @@ impl Default for JwtSettings {
             roles: None,
             headers: BTreeMap::new(),
             leeway: Period::seconds(30),
+        }
+    }
+}
+
+/// Sessions. The token is `oms_<user>.<secret>`: the user in visible ASCII, the secret of at least 22
+/// characters without a dot, made anew for each log-in from 16 or more random bytes. The session is the Redis hash
+/// `user:<user>:session` with the field `hash`: `sha256:` and the SHA-256 of the whole token in small hexadecimal digits,
+/// and fields for plan and roles. An application begins a session by `HSET` and `EXPIRE`, and ends it by `DEL`; the next
+/// log-in of a user takes the place of the one before. The cookie should be `HttpOnly; Secure; SameSite=Lax; Path=/`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionSettings {
+    /// The cookie that holds the token. Endpoints do not see it. One that is not good any more is cleared.
+    /// Default `session`.
+    pub cookie: String,
+    /// The `Domain` that the application gives the cookie, so that it can be cleared. Absent: it gives none.
+    pub domain: Option<String>,
+    /// A session ends when it was not used for so long (up to 1/64 less: it is not written with each request). One
+    /// that the application lets last longer is left alone. Default `1h`.
+    pub idle: Period,
+    /// `POST` to this path ends the session at once, at all instances, and clears the cookie: 204. Answered by the
+    /// gateway on every route that names the method. Default `/auth/logout`.
+    pub logout: String,
+    /// The field that says what the user has booked. Default `plan`.
+    pub plan: String,
+    /// The field that says what the user may do, with commas between. Default `roles`.
+    pub roles: String,
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            cookie: "session".to_owned(),
+            domain: None,
+            idle: Period::seconds(3600),
+            logout: "/auth/logout".to_owned(),
+            plan: "plan".to_owned(),
+            roles: "roles".to_owned(),
         }
     }
 }

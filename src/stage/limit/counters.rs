@@ -144,6 +144,11 @@ impl Counters {
         }
     }
 
+    /// Where counts are kept, if that is Redis.
+    pub fn redis(&self) -> Option<&Arc<Redis>> {
+        self.remote.as_ref().map(|remote| &remote.shared.redis)
+    }
+
     /// Instances that share the counts, as far as is known.
     pub fn instances(&self) -> u32 {
         let remote = self.remote.as_ref();

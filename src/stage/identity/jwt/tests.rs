@@ -154,6 +154,7 @@ fn by_keys(keys: &[Value]) -> Jwt {
 fn ask(jwt: &Jwt, token: &str) -> Verdict {
     let caller = Caller {
         credential: Some(Credential::new(token.to_owned()).unwrap()),
+        parts: &http::Request::new(()).into_parts().0,
         client: &Client::default(),
         clock: Clock {
             unix: NOW,
