@@ -898,7 +898,11 @@ async fn identity() {
 #[tokio::test]
 async fn sessions() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
-    let gateway = start("sessions", &[("BACKEND", &app), ("REDIS_URL", &redis.url())]).await;
+    let gateway = start(
+        "sessions",
+        &[("BACKEND", &app), ("REDIS_URL", &redis.url())],
+    )
+    .await;
     let token = "oms_alice.0123456789abcdef0123456789abcdef";
     let hash = hash(token.as_bytes());
     redis.ask(&format!(

@@ -29,6 +29,7 @@ mod listen;
 mod observe;
 mod reload;
 mod route;
+mod session;
 mod shield;
 mod shutdown;
 mod soak;
