@@ -41,7 +41,7 @@ impl Identities {
             };
             let here = at("identity", name);
             let redis = redis.cloned();
-            if let Some(method) = build::build(name, settings, &here, keys, redis, faults) {
+            if let Some(method) = build::build((name, settings), &here, keys, redis, faults) {
                 methods.insert(name.clone(), Arc::new(method));
             }
         }

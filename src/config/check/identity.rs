@@ -13,6 +13,7 @@ use crate::stage::identity::settings::{
     CertificateSettings, JwtSettings, KeySettings, KeysSettings, SessionSettings, Settings,
 };
 use crate::stage::route::settings::Settings as RouteSettings;
+use crate::store::redis;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -234,9 +235,9 @@ fn not_for_claims(name: &str) -> Option<&'static str> {
 }
 
 fn session(at: &KeyPath, settings: &SessionSettings, report: &mut Report<'_>) {
-    let redis = report.config.redis.as_ref().map(|redis| redis.address());
+    let address = report.config.redis.as_ref().map(redis::Settings::address);
     // What is wrong with an address is told at its place.
-    let has_none = matches!(redis, None | Some(Ok(None)));
+    let has_none = matches!(address, None | Some(Ok(None)));
     let unsure = report.absent.any_below(&KeyPath::root().key("redis"));
     report.must(
         !has_none || unsure,

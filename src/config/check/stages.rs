@@ -83,7 +83,7 @@ fn identity(report: &Report<'_>, faults: &mut Faults) {
         let at = section.key(name);
         if report.is_clean(&at) {
             let jwks = |source| Arc::new(Jwks::new(source));
-            build::build(name, settings, &at, jwks, None, faults);
+            build::build((name, settings), &at, jwks, None, faults);
         }
     }
 }

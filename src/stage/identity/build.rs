@@ -25,8 +25,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Builds the method of this name; `at` is its place in the document, and `jwks` gives the keys that are fetched
 /// from a source: those at hand, or new ones. `redis` holds sessions. None when something is wrong, and then `faults` says what.
 pub fn build(
-    name: &str,
-    settings: &Settings,
+    (name, settings): (&str, &Settings),
     at: &KeyPath,
     jwks: impl FnOnce(Source) -> Arc<Jwks>,
     redis: Option<Arc<Redis>>,
