@@ -1,6 +1,7 @@
 //! Paths in the document begin at its folder, wherever the gateway was started.
 
 use super::Config;
+use crate::stage::identity::settings::Settings as Identity;
 use std::path::{Path, PathBuf};
 
 /// Every key whose value is a path, in one place.
@@ -18,6 +19,12 @@ pub fn resolve(config: &mut Config, folder: &Path) {
             join(folder, [&mut pair.certificate, &mut pair.key]);
         }
         join(folder, tls.client_auth.iter_mut().map(|auth| &mut auth.ca));
+    }
+    for method in config.identity.values_mut() {
+        if let Identity::Jwt(jwt) = method {
+            let files = [&mut jwt.jwks_ca, &mut jwt.key_file];
+            join(folder, files.into_iter().flatten());
+        }
     }
     for pool in config.pools.values_mut() {
         if let Some(tls) = &mut pool.tls {

@@ -1,7 +1,7 @@
 //! The whole document as it is written; each section is owned by the stage it configures.
 
 use crate::base::units::Period;
-use crate::stage::{limit, listen, route, upstream};
+use crate::stage::{identity, limit, listen, route, upstream};
 use crate::store::redis;
 use ipnet::IpNet;
 use schemars::JsonSchema;
@@ -23,6 +23,8 @@ pub struct Config {
     pub listeners: BTreeMap<String, listen::settings::Settings>,
     /// Where requests can go, by name.
     pub pools: BTreeMap<String, upstream::settings::Settings>,
+    /// Ways to tell who is calling, by name. Routes choose among them.
+    pub identity: BTreeMap<String, identity::settings::Settings>,
     /// How many requests a caller may make.
     pub limits: limit::settings::Settings,
     /// What goes where, by name.

@@ -13,7 +13,12 @@ pub fn of_reject(kind: RejectKind) -> Ending {
             Ending::BadRequest
         }
         RejectKind::NoRoute | RejectKind::MethodNotAllowed => Ending::NoRoute,
-        RejectKind::OriginNotAllowed
+        RejectKind::UnknownCaller
+        | RejectKind::InvalidCredential
+        | RejectKind::ExpiredCredential
+        | RejectKind::CertificateRequired
+        | RejectKind::NotAllowed
+        | RejectKind::OriginNotAllowed
         | RejectKind::UpgradeNotAllowed
         | RejectKind::BodyTooLarge
         | RejectKind::TooManyWebSockets
@@ -21,6 +26,7 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         | RejectKind::LimitsUnavailable
         | RejectKind::TooManyRequests
         | RejectKind::Draining => Ending::Refused,
+        RejectKind::IdentityUnavailable => Ending::IdentityUnavailable,
         RejectKind::Overloaded => Ending::Overloaded,
         RejectKind::NoHealthyEndpoint => Ending::NoHealthyEndpoint,
         RejectKind::QueueFull => Ending::QueueFull,

@@ -118,6 +118,8 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
         path: admit::path_of(&arrival.uri),
         status,
         upstream_status: last.and_then(|attempt| attempt.status),
+        user: ctx.principal().and_then(|who| who.known_user()),
+        key: ctx.principal().and_then(|who| who.key.as_deref()),
         route: route.map(|route| route.name.as_str()),
         pool: route
             .and_then(|route| route.upstream())

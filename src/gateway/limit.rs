@@ -20,13 +20,14 @@ pub async fn acquire(ctx: &mut RequestContext, route: &Route) -> Result<(), Reje
     decision.reject.map_or(Ok(()), Err)
 }
 
-/// Whoever settles who the caller is, and which model is asked, says so here.
+/// Of an anonymous caller the address stands for the user. Whoever settles which model is asked says so here.
 fn subject<'a>(ctx: &'a RequestContext, route: &'a Route) -> Subject<'a> {
+    let principal = ctx.principal();
     let client = ctx.arrival.as_ref().map(|arrival| &arrival.client);
     Subject {
-        user: None,
-        plan: None,
-        key: None,
+        user: principal.and_then(|who| who.known_user()),
+        plan: principal.and_then(|who| who.plan.as_deref()),
+        key: principal.and_then(|who| who.key.as_deref()),
         provider: None,
         model: None,
         route: Some(&route.name),

@@ -9,6 +9,7 @@
 //!  birth      context.rs      the snapshot is pinned; what is known grows from here
 //!  arrive     admit.rs        who calls: client, request id, trace
 //!  admit      admit.rs        route, limits, a place at an endpoint; ends in Next or Reject
+//!             identify.rs     who is calling, and whether they may
 //!             limit.rs        the rules of the route, asked once
 //!             shed.rs         what the shield says: too fast, or too many
 //!  answer     answer.rs       redirects and fixed responses
@@ -34,6 +35,7 @@ mod endings;
 pub mod finish;
 mod flood;
 mod forward;
+mod identify;
 mod life;
 mod limit;
 mod pace;

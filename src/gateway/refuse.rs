@@ -46,6 +46,10 @@ fn head_of(reject: &Reject) -> ResponseHead {
         head.headers
             .insert(header::RETRY_AFTER, whole_seconds(wait).into());
     }
+    if let Some(challenge) = reject.kind.challenge() {
+        let challenge = HeaderValue::from_static(challenge);
+        head.headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
     if let Some(allow) = &reject.allow
         && let Ok(allow) = HeaderValue::from_str(allow)
     {

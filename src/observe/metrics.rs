@@ -4,11 +4,13 @@
 //! from a caller. A series lives as long as what it describes: see [`scope`].
 
 mod handles;
+mod identity;
 mod limits;
 mod process;
 mod scope;
 
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
+pub use identity::IdentityMetrics;
 pub use limits::{LimitMetrics, RuleMetrics, StoreMetrics};
 pub use process::resident_bytes;
 
@@ -136,6 +138,14 @@ table! {
     /// WebSockets refused.
     websocket_rejections_total: counter[route, reason];
 
+    /// Callers identified, by method.
+    identity_known_total: counter[method];
+    /// Callers refused for what they have shown, by method; `none` where no single method has refused.
+    identity_refusals_total: counter[method, reason];
+    /// Fetches of the keys of issuers.
+    jwks_fetches_total: counter[method, result];
+    /// Seconds since the keys of an issuer were last fetched.
+    jwks_age_seconds: gauge[method];
     /// Requests by rule of `limits` and what it said: `allowed`, `refused`, `refused_locally` (known to
     /// be over its limit, so nobody was asked), `unchecked` (let through because the store is gone),
     /// `unavailable` (refused because it is).
@@ -179,6 +189,7 @@ pub struct Metrics {
     pools: Living<PoolMetrics>,
     endpoints: Living<EndpointMetrics>,
     listeners: Living<ListenerMetrics>,
+    identities: Living<IdentityMetrics>,
     rules: Living<RuleMetrics>,
     slots: handles::Slots,
     /// Lines of the access log that reached its file.
@@ -218,6 +229,7 @@ impl Metrics {
             pools: Living::default(),
             endpoints: Living::default(),
             listeners: Living::default(),
+            identities: Living::default(),
             rules: Living::default(),
             slots: handles::Slots::default(),
         })

@@ -3,7 +3,7 @@
 use super::Server;
 use crate::admin::{AdminView, Caller, Part};
 use crate::base::client::Client;
-use crate::snapshot::Upstream;
+use crate::snapshot::{Identities, Upstream};
 use crate::stage::limit::counters::Now;
 use crate::stage::limit::rule::Subject;
 use crate::stage::listen::shield::{Shield, Usage};
@@ -27,6 +27,11 @@ impl AdminView for Server {
                 "names",
                 self.pools.names_are_known(),
                 "names of endpoints are being looked up",
+            ),
+            part(
+                "keys",
+                self.gateway.current.load().identities.keys_were_asked_for(),
+                "keys of issuers are being fetched",
             ),
             part(
                 "health_checks",
@@ -78,6 +83,7 @@ impl AdminView for Server {
             "listeners": snapshot.config.listeners.iter().map(|(name, listener)| {
                 (name.clone(), json!({ "address": listener.address, "tls": listener.tls.is_some() }))
             }).collect::<Map<_, _>>(),
+            "identity": identity(&snapshot.identities),
             "limits": {
                 "mode": snapshot.limits.counters().mode().name(),
                 "instances": snapshot.limits.counters().instances(),
@@ -129,6 +135,7 @@ impl AdminView for Server {
         for upstream in snapshot.upstreams.values() {
             upstream.refresh_metrics();
         }
+        snapshot.identities.refresh_metrics();
         snapshot.limits.counters().refresh_metrics();
     }
 }
@@ -165,6 +172,21 @@ fn part(name: &str, ready: bool, why: &str) -> Part {
         ready,
         why: if ready { String::new() } else { why.to_owned() },
     }
+}
+
+/// Of each method whose keys are fetched: how many there are, how old, and what is wrong.
+fn identity(identities: &Identities) -> Map<String, Value> {
+    let now = Instant::now();
+    let fetched = identities.jwks.iter().map(|(name, jwks)| {
+        let status = jwks.status(now);
+        let told = json!({
+            "keys": status.keys,
+            "age_s": status.age.map(|age| age.as_secs()),
+            "error": status.error,
+        });
+        (name.clone(), told)
+    });
+    fetched.collect()
 }
 
 fn shield(shield: &Shield) -> Value {

@@ -4,6 +4,7 @@
 //! a reload (health, counters, open WebSockets) lives in [`State`], keyed by stable names.
 
 mod explain;
+mod identities;
 mod limits;
 mod route;
 mod state;
@@ -11,6 +12,7 @@ mod tunnels;
 mod upstream;
 
 pub use explain::explain;
+pub use identities::Identities;
 pub use route::{Action, HeaderChanges, Route};
 pub use state::State;
 pub use tunnels::{Tunnel, TunnelCounts};
@@ -37,6 +39,7 @@ pub struct Snapshot {
     pub config: Config,
     pub routes: Table<Arc<Route>>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub identities: Identities,
     /// All rules, whichever route takes them.
     pub limits: Limits,
     pub listeners: HashMap<String, Arc<ListenerRules>>,
@@ -66,8 +69,10 @@ impl Snapshot {
     pub fn build(config: Config, state: &State, revision: u64) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let upstreams = upstream::build_all(&config, state, &mut faults);
+        let identities = Identities::build(&config, state, &mut faults);
         let rules = limits::build_all(&config, state, &mut faults);
-        let routes = route::build_all(&config, &(&upstreams, rules.as_ref()), state, &mut faults);
+        let parts = (&upstreams, &identities, rules.as_ref());
+        let routes = route::build_all(&config, &parts, state, &mut faults);
         let listeners = config.listeners.iter().map(|(name, settings)| {
             let rules = ListenerRules::new(name, settings, state);
             (name.clone(), Arc::new(rules))
@@ -86,6 +91,7 @@ impl Snapshot {
             shield: Arc::new(shield),
             routes,
             upstreams,
+            identities,
             limits: rules.all(),
             listeners: listeners.collect(),
             trusted: TrustedProxies::new(&config.server.trusted_proxies),

@@ -1,11 +1,13 @@
 //! A route ready to serve: its pool found, its rewrites and headers compiled.
 
 use super::limits::Rules;
-use super::{State, TunnelCounts, Upstream, at};
+use super::{Identities, State, TunnelCounts, Upstream, at};
 use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::RouteMetrics;
+use crate::stage::identity::chain::Chain;
 use crate::stage::limit::limits::Limits;
+use crate::stage::route::cors::Cors;
 use crate::stage::route::rewrite::{Location, Rewrite};
 use crate::stage::route::settings::{HeaderRules, Respond, Settings};
 use crate::stage::route::table::Table;
@@ -18,6 +20,9 @@ pub struct Route {
     pub name: String,
     pub settings: Settings,
     pub action: Action,
+    /// None: anybody may call.
+    pub identity: Option<Chain>,
+    pub cors: Option<Cors>,
     /// How the path changes on its way to the endpoint.
     pub rewrite: Rewrite,
     pub host_header: Option<HeaderValue>,
@@ -58,8 +63,12 @@ impl Route {
     }
 }
 
-/// What routes are made of: pools and rules, by name.
-pub(super) type Parts<'a> = (&'a BTreeMap<String, Arc<Upstream>>, Option<&'a Rules>);
+/// What routes are made of: pools, ways to identify and rules, by name.
+pub(super) type Parts<'a> = (
+    &'a BTreeMap<String, Arc<Upstream>>,
+    &'a Identities,
+    Option<&'a Rules>,
+);
 
 pub(super) fn build_all(
     config: &Config,
@@ -85,7 +94,7 @@ pub(super) fn build_all(
 fn build(
     name: &str,
     settings: &Settings,
-    (upstreams, rules): &Parts<'_>,
+    (upstreams, identities, rules): &Parts<'_>,
     state: &State,
     faults: &mut Faults,
 ) -> Option<Route> {
@@ -100,9 +109,20 @@ fn build(
         Some(Ok(value)) => Some(value),
         None => None,
     };
+    let cors = match &settings.cors {
+        Some(cors) => Some(Cors::compile(cors)?),
+        None => None,
+    };
+    // A route whose methods are not all there must not be open: it is not there either.
+    let identity = identities.chain(&settings.identity.0);
+    if identity.is_none() && !settings.identity.is_empty() {
+        return None;
+    }
     Some(Route {
         name: name.to_owned(),
         action,
+        identity,
+        cors,
         rewrite,
         host_header,
         request_headers: HeaderChanges::compile(

@@ -2,11 +2,12 @@
 
 use super::{TunnelCounts, Upstream};
 use crate::observe::metrics::Metrics;
+use crate::stage::identity::jwks::Jwks;
 use crate::stage::limit::counters::Counters;
 use crate::stage::listen::shield::Counts;
 use crate::stage::upstream::endpoint::Registry;
 use crate::store::redis;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ pub struct State {
     pub open_files_max: u64,
     tunnels: Mutex<HashMap<String, Arc<TunnelCounts>>>,
     upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
+    jwks: Mutex<BTreeMap<String, Arc<Jwks>>>,
     /// What limits have counted, by the Redis in which they count. As a rule there is one.
     counters: Mutex<Vec<(Option<redis::Settings>, Weak<Counters>)>>,
     /// The name of this process among those that share a store.
@@ -47,6 +49,7 @@ impl State {
             open_files_max,
             tunnels: Mutex::default(),
             upstreams: Mutex::default(),
+            jwks: Mutex::default(),
             counters: Mutex::default(),
             instance: format!("{:016x}", fastrand::u64(..)),
             made_up_secret,
@@ -85,6 +88,18 @@ impl State {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         upstreams.get(pool).cloned()
+    }
+
+    /// The fetched keys in force of this method, to be kept if their source did not change.
+    pub(super) fn jwks(&self, method: &str) -> Option<Arc<Jwks>> {
+        let jwks = self.jwks.lock().unwrap_or_else(PoisonError::into_inner);
+        jwks.get(method).cloned()
+    }
+
+    /// The fetched keys of the snapshot that was put in force.
+    pub fn keep_jwks(&self, jwks: &BTreeMap<String, Arc<Jwks>>) {
+        let mut kept = self.jwks.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clone_from(jwks);
     }
 
     /// The pools of the snapshot that was put in force.

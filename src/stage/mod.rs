@@ -3,4 +3,5 @@
 pub mod limit;
 pub mod listen;
 pub mod route;
+pub mod identity;
 pub mod upstream;

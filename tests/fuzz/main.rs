@@ -15,6 +15,7 @@ mod config;
 mod cookie;
 mod forwarded;
 mod http1;
+mod identity;
 mod mutate;
 mod proxy_protocol;
 mod route;

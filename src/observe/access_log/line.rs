@@ -63,6 +63,8 @@ fn upstream(out: &mut Vec<u8>, record: &Record<'_>) {
             number(out, u64::from(status));
         },
     );
+    maybe_word(out, b",\"user\":", record.user);
+    maybe_word(out, b",\"key\":", record.key);
     maybe_word(out, b",\"route\":", record.route);
     maybe_word(out, b",\"pool\":", record.pool);
     maybe_word(out, b",\"endpoint\":", record.endpoint);

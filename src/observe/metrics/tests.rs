@@ -42,6 +42,11 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     listener.rejected("full");
     listener.shed("in_flight");
     listener.handshake("ok");
+    let identity = metrics.identity("users");
+    identity.known();
+    identity.refused("expired");
+    identity.fetched(true);
+    identity.age(Duration::from_secs(7));
     let rule = metrics.rule("per_user");
     rule.refused.inc();
     metrics.limits().set_mode("redis");
@@ -50,7 +55,10 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     assert!(store.answers(true) && !store.answers(true) && store.answers(false));
     metrics.reloaded(true, 1_700_000_000);
     metrics.certificate("example.com", 1_800_000_000);
-    (metrics, vec![route, pool, endpoint, listener, rule])
+    (
+        metrics,
+        vec![route, pool, endpoint, listener, identity, rule],
+    )
 }
 
 fn value(metrics: &Metrics, series: &str) -> Option<String> {

@@ -1,5 +1,6 @@
 //! One caller's connection: a socket, and the facts that are known before its first request.
 
+use crate::base::client::ShownCertificate;
 use async_trait::async_trait;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -34,6 +35,8 @@ pub struct ConnectionFacts {
     pub peer: SocketAddr,
     /// Whether TLS ends here.
     pub tls: bool,
+    /// The certificate that the caller has shown, and that was verified.
+    pub certificate: Option<Arc<ShownCertificate>>,
     /// What was agreed on: version, cipher, the caller's certificate.
     pub handshake: Option<Arc<SslDigest>>,
 }

@@ -105,6 +105,7 @@ pub fn client(
         peer,
         trusted: trusted.contains(peer.ip()),
         tls,
+        certificate: None,
     };
     if !client.trusted {
         return client;

@@ -7,5 +7,6 @@ pub mod proxy_protocol;
 pub mod resolver;
 pub mod settings;
 pub mod shield;
+mod shown;
 pub mod tls;
 pub mod trace;

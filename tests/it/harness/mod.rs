@@ -11,6 +11,7 @@ mod redis;
 #[cfg(test)]
 mod tests;
 mod reply;
+mod tokens;
 mod upstream;
 mod upstream_h2;
 mod wire;
@@ -24,6 +25,7 @@ pub use load::Load;
 pub use ports::{BlackHole, Port};
 pub use redis::RedisServer;
 pub use reply::{Reply, Seen};
+pub use tokens::{KeyIssuer, Signer, claims, key_set, unix_now};
 pub use upstream::Upstream;
 pub use upstream_h2::{ReplyH2, UpstreamH2, map_of};
 pub use ws::WebSocket;
