@@ -193,7 +193,10 @@ async fn a_thousand_reloads_change_nothing() {
 /// Half an hour (`SOAK_MINUTES`) of mixed load while endpoints die and return and the configuration changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make soak"]
-#[expect(clippy::disallowed_methods, reason = "how long is said by whoever starts it")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long is said by whoever starts it"
+)]
 async fn faults_leave_nothing_behind() {
     let minutes = std::env::var("SOAK_MINUTES").ok();
     let minutes: u64 = minutes.and_then(|text| text.parse().ok()).unwrap_or(30);
