@@ -1,6 +1,7 @@
 //! The life of a process from its first request to its last: signals, reloads, the end.
 
 use super::Server;
+use super::listeners::Fate;
 use super::upgrade::{Channel, Message};
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -205,12 +206,12 @@ impl Server {
             Why::Told => {
                 self.systemd.stopping(connections, deadline);
                 sleep(delay).await;
-                self.stop_accepting().await;
+                self.stop_accepting(Fate::Gone).await;
             }
             Why::HandedOver => {
                 self.stopped.send_replace(true);
                 lock(&self.admin_socket).take();
-                self.stop_accepting().await;
+                self.stop_accepting(Fate::Kept).await;
                 // Who asks again meanwhile learns that this is the end, which no closing of ours can race.
                 tokio::select! {
                     () = sleep(delay) => {}
@@ -230,8 +231,8 @@ impl Server {
     }
 
     /// Returns when no loop accepts any more, so that every connection is known.
-    async fn stop_accepting(&self) {
-        lock(&self.listeners).close_all();
+    async fn stop_accepting(&self, fate: Fate) {
+        lock(&self.listeners).close_all(fate);
         self.accepting.wait_idle().await;
     }
 }

@@ -24,7 +24,13 @@ pub fn explain(
     let mut text = String::new();
     line(&mut text, "request", format_args!("{method} {url}"));
     let tls = if settings.tls.is_some() { ", tls" } else { "" };
-    line(&mut text, "listener", format_args!("{listener}{tls}"));
+    let named = settings.address.iter().filter(|at| at.port().is_none());
+    let paths: String = named.map(|at| format!(", {at}")).collect();
+    line(
+        &mut text,
+        "listener",
+        format_args!("{listener}{tls}{paths}"),
+    );
     if let Some(port) = settings.redirect_to_https {
         line(
             &mut text,
@@ -116,7 +122,7 @@ fn listener<'c>(config: &'c Config, uri: &Uri) -> Result<(&'c str, &'c ListenerS
     };
     let at_port = of_scheme().find(|(_, listener)| {
         let port = uri.port_u16();
-        port.is_some_and(|port| listener.address.iter().any(|at| at.port() == port))
+        port.is_some_and(|port| listener.address.iter().any(|at| at.port() == Some(port)))
     });
     let found = at_port.or_else(|| of_scheme().next());
     found
