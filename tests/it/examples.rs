@@ -694,6 +694,21 @@ async fn unix_socket() {
 }
 
 #[tokio::test]
+async fn unix_listener() {
+    let (dir, app) = (TempDir::new().unwrap(), Upstream::named("app").await);
+    let socket = dir.path().join("web.sock");
+    let values: &[(&str, &dyn Display)] = &[("SOCKET", &socket.display()), ("APP", &app)];
+    let gateway = start_in(dir, "unix_listener", values).await;
+    let stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    let mut client = Client::over(&gateway, Box::new(stream));
+    let said = [("x-forwarded-for", "203.0.113.9")];
+    let answer = client.request("GET", "/", &said, b"").await;
+    assert_eq!(answer.text(), "app");
+    assert_eq!(app.last().await.header("x-real-ip"), Some("203.0.113.9"));
+    gateway.settled().await;
+}
+
+#[tokio::test]
 async fn dns_endpoints() {
     let app = Upstream::named("app").await;
     let name = format!("localhost:{}", app.port());
