@@ -24,13 +24,10 @@ pub fn explain(
     let mut text = String::new();
     line(&mut text, "request", format_args!("{method} {url}"));
     let tls = if settings.tls.is_some() { ", tls" } else { "" };
-    let named = settings.address.iter().filter(|at| at.port().is_none());
-    let paths: String = named.map(|at| format!(", {at}")).collect();
-    line(
-        &mut text,
-        "listener",
-        format_args!("{listener}{tls}{paths}"),
-    );
+    line(&mut text, "listener", format_args!("{listener}{tls}"));
+    for socket in settings.address.iter().filter(|at| at.port().is_none()) {
+        line(&mut text, "listens at", socket);
+    }
     if let Some(port) = settings.redirect_to_https {
         line(
             &mut text,

@@ -839,7 +839,7 @@ fn every_shipped_document_is_good() {
     for document in shipped() {
         let mut command = onemind();
         command.arg("check").arg("-c").arg(&document);
-        // Certificates are the operator's own; everything else has a default.
+        // Certificates and folders are the operator's own; everything else has a default.
         for name in [
             "CERT",
             "CERT_TENANTS",
@@ -852,6 +852,7 @@ fn every_shipped_document_is_good() {
         for name in ["KEY", "KEY_TENANTS", "DEMO_KEY"] {
             command.env(name, &files.key);
         }
+        command.env("SOCKET", files.dir.path().join("web.sock"));
         let (status, stdout, stderr) = finish(&mut command);
         let told = format!("{}: {stdout}{stderr}", document.display());
         assert!(status.success(), "{told}");

@@ -121,7 +121,7 @@ impl Sockets {
             let (name, socket) = (name.unwrap_or_default(), socket.into_std());
             // They come without it; the next program must not hold them by accident.
             fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(io::Error::from)?;
-            let socket = ListenSocket::adopt(OwnedFd::from(socket), false);
+            let socket = ListenSocket::adopt(socket, false);
             let known = socket.and_then(|socket| Ok((socket.address()?, socket)));
             let (address, socket) = known.map_err(|error| {
                 StartError::System(format!("the socket `{name}` of systemd: {error}"))

@@ -5,7 +5,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
-use std::net::{AddrParseError, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -37,14 +37,22 @@ impl From<SocketAddr> for ListenAddress {
 }
 
 impl FromStr for ListenAddress {
-    type Err = AddrParseError;
+    type Err = &'static str;
 
     /// An empty path is for the check of the configuration to refuse: it has the place and the fix.
-    fn from_str(text: &str) -> Result<Self, AddrParseError> {
-        match text.strip_prefix(UNIX) {
-            Some(path) => Ok(Self::Unix(PathBuf::from(path))),
-            None => text.parse().map(Self::Inet),
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        if let Some(path) = text.strip_prefix(UNIX) {
+            return Ok(Self::Unix(PathBuf::from(path)));
         }
+        let address = text.parse().map(Self::Inet);
+        address.map_err(|_| {
+            if text.starts_with(['/', '.']) {
+                "a path without `unix:` before it"
+            } else {
+                // As the standard library says it of other addresses.
+                "invalid socket address syntax"
+            }
+        })
     }
 }
 

@@ -220,6 +220,9 @@ impl SocketFile {
     }
 
     pub fn set_mode(&self, mode: SocketMode) -> io::Result<()> {
+        if Self::at(&self.path)? != *self {
+            return Err(io::Error::other("another file stands in its place"));
+        }
         fs::set_permissions(&self.path, Permissions::from_mode(mode.0))
     }
 }
