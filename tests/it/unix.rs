@@ -1,10 +1,13 @@
 //! Callers on this machine, behind Unix sockets.
 
-use crate::harness::{Authority, Client, Gateway, Load, Tls, Upstream, app, eventually, in_time};
+use crate::harness::{
+    Authority, Client, Gateway, Load, Tls, Upstream, app, eventually, finish, in_time,
+};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use tempfile::TempDir;
@@ -280,4 +283,25 @@ async fn a_successor_that_fails_leaves_the_socket_alone() {
     fs::write(&file, fits).unwrap();
     assert!(!gateway.path("new.sock").exists());
     assert_eq!(dial(&gateway, &path).await.get("/").await.text(), "app");
+}
+
+#[test]
+fn operators_are_shown_the_socket() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("gateway.yaml");
+    let yaml = "listeners: { local: { address: 'unix:web.sock', mode: 606 } }\n";
+    fs::write(&file, yaml.to_owned() + APP).unwrap();
+    let path = format!("unix:{}", dir.path().join("web.sock").display());
+    for (words, shown) in [
+        (&["dump"][..], [path.as_str(), "0606"]),
+        (&["explain", "GET", "http://a.test/"], [&path, "local"]),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onemind"));
+        command.args(words).arg("-c").arg(&file);
+        let (status, stdout, stderr) = finish(&mut command);
+        assert!(status.success(), "{stderr}");
+        for shown in shown {
+            assert!(stdout.contains(shown), "no {shown} in\n{stdout}");
+        }
+    }
 }
