@@ -78,6 +78,8 @@ impl Server {
         let why = self.serve_on(&mut signals).await;
         beside.abort();
         let end = self.leave(why, &mut signals).await;
+        // They are open still if somebody insisted before the delay was over.
+        self.close_listeners();
         self.stopped.send_replace(true);
         if end != End::AtOnce {
             self.finish_admin().await;
@@ -206,12 +208,12 @@ impl Server {
             Why::Told => {
                 self.systemd.stopping(connections, deadline);
                 sleep(delay).await;
-                self.stop_accepting(Fate::Gone).await;
+                self.stop_accepting().await;
             }
             Why::HandedOver => {
                 self.stopped.send_replace(true);
                 lock(&self.admin_socket).take();
-                self.stop_accepting(Fate::Kept).await;
+                self.stop_accepting().await;
                 // Who asks again meanwhile learns that this is the end, which no closing of ours can race.
                 tokio::select! {
                     () = sleep(delay) => {}
@@ -231,9 +233,19 @@ impl Server {
     }
 
     /// Returns when no loop accepts any more, so that every connection is known.
-    async fn stop_accepting(&self, fate: Fate) {
-        lock(&self.listeners).close_all(fate);
+    async fn stop_accepting(&self) {
+        self.close_listeners();
         self.accepting.wait_idle().await;
+    }
+
+    /// The Unix sockets of a successor must stay, however we came to leave.
+    fn close_listeners(&self) {
+        let fate = if *self.upgrades.handed_over().borrow() {
+            Fate::Kept
+        } else {
+            Fate::Gone
+        };
+        lock(&self.listeners).close_all(fate);
     }
 }
 

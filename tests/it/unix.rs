@@ -305,3 +305,21 @@ fn operators_are_shown_the_socket() {
         }
     }
 }
+
+#[tokio::test]
+async fn whoever_leaves_at_once_takes_its_socket_along() {
+    let (gateway, path) = start(
+        BOTH,
+        &format!("server: {{ drain_delay: 1h, drain_deadline: 2h }}\n{APP}"),
+    )
+    .await;
+    gateway.signal("TERM");
+    eventually("it drains", async || {
+        (gateway.ready().await == Some(503)).then_some(())
+    })
+    .await;
+    assert_eq!(dial(&gateway, &path).await.get("/").await.text(), "app");
+    gateway.signal("TERM");
+    assert_eq!(gateway.wait_exit().await.code(), Some(3));
+    assert!(!path.exists());
+}
