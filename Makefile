@@ -13,7 +13,7 @@ CONFIG ?= conf/gateway.yaml
 SECONDS ?= 600
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench fuzz soak image build-needs bench-needs check-needs
+.PHONY: demo run test check bench fuzz soak image build-needs test-needs bench-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -22,7 +22,7 @@ demo: build-needs
 run: build-needs
 	$(CARGO) run --locked --release --bin onemind -- run -c $(CONFIG)
 
-test: build-needs
+test: build-needs test-needs
 	.ci/test
 
 check: build-needs check-needs
@@ -45,6 +45,8 @@ image:
 build-needs:
 	@command -v $(CARGO) >/dev/null || { echo "no $(CARGO): install Rust from https://rustup.rs, then try again" >&2; exit 1; }
 	@.ci/install cmake cc:build-essential
+test-needs:
+	@.ci/install redis-server
 bench-needs:
 	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux
 check-needs:

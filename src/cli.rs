@@ -1,9 +1,12 @@
 //! What the words of the command line do.
 
+use crate::base::units::Moment;
 use crate::config::{self, Loaded};
 use crate::demo;
 use crate::server::{End, Heritage, Server, StartError, process};
+use crate::stage::identity::api_key;
 use clap::{Args, Subcommand};
+use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -39,6 +42,9 @@ pub enum Command {
     Dump(File),
     /// Say which listener, route, pool and limits a request would meet, and why
     Explain(Explain),
+    /// Make API keys
+    #[command(subcommand)]
+    Key(Key),
     /// Print the JSON Schema of the configuration, for editors
     Schema,
     /// Ask a running gateway whether it is ready; exit 0 or 1, for health checks of containers
@@ -75,12 +81,42 @@ pub struct Explain {
     headers: Vec<String>,
 }
 
+#[derive(Subcommand)]
+pub enum Key {
+    /// Make a key: it is shown once, with what to write in the configuration
+    New(NewKey),
+}
+
+#[derive(Args)]
+pub struct NewKey {
+    /// What the key is called in logs and limits
+    #[arg(long)]
+    name: String,
+    /// Who calls with it; the name of the key if absent
+    #[arg(long)]
+    user: Option<String>,
+    /// What the user has booked
+    #[arg(long)]
+    plan: Option<String>,
+    /// Taken until this moment: 2027-01-31 or 2027-01-31T12:00:00Z
+    #[arg(long, value_parser = moment)]
+    expires: Option<Moment>,
+    /// The `pepper` of the method, if it has one; better given by the environment
+    #[arg(long, env = "ONEMIND_PEPPER", hide_env_values = true)]
+    pepper: Option<String>,
+}
+
+fn moment(text: &str) -> Result<Moment, &'static str> {
+    Moment::parse(text).ok_or("write a date such as 2027-01-31")
+}
+
 pub fn run(command: Command) -> ExitCode {
     match command {
         Command::Run(file) => serve(&file.config),
         Command::Check(file) => check(&file.config),
         Command::Dump(file) => with_config(&file.config, config::dump),
         Command::Explain(explain) => explain_request(&explain),
+        Command::Key(Key::New(new)) => new_key(&new),
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Ready(file) => ready(&file.config),
         Command::Upgrade(file) => upgrade(&file.config),
@@ -137,6 +173,37 @@ fn explain_request(explain: &Explain) -> ExitCode {
         Ok(text) => print(&text),
         Err(what) => complain(&format!("error: {what}\n")),
     }
+}
+
+/// The key goes to standard output with what to write, and is kept nowhere.
+fn new_key(new: &NewKey) -> ExitCode {
+    let pepper = new.pepper.as_deref().map_or(usize::MAX, str::len);
+    if pepper < api_key::PEPPER_BYTES_MIN {
+        let least = api_key::PEPPER_BYTES_MIN;
+        return complain(&format!("error: a pepper has at least {least} bytes\n"));
+    }
+    let made = match api_key::new_key(new.pepper.as_deref()) {
+        Ok(made) => made,
+        Err(why) => return complain(&format!("error: {why}\n")),
+    };
+    let mut text = format!("The key, shown this once: {}\n\n", made.key);
+    text.push_str("Write this under `known` of a method of `keys`:\n\n");
+    let expires = new.expires.map(|moment| moment.to_string());
+    let lines = [
+        ("- name", Some(&new.name)),
+        ("  prefix", Some(&made.prefix)),
+        ("  hash", Some(&made.hash)),
+        ("  user", new.user.as_ref()),
+        ("  plan", new.plan.as_ref()),
+        ("  expires", expires.as_ref()),
+    ];
+    for (key, value) in lines {
+        let Some(value) = value else { continue };
+        // A JSON string is a YAML string; `$${` is how a literal `${` is written.
+        let value = serde_json::Value::from(value.replace("${", "$${"));
+        writeln!(text, "{key}: {value}").expect("text grows");
+    }
+    print(&text)
 }
 
 fn ready(path: &Path) -> ExitCode {

@@ -14,6 +14,7 @@ pub mod stage;
 pub mod admin;
 pub mod snapshot;
 pub mod config;
+pub mod store;
 pub mod observe;
 pub mod wire;
 pub mod base;

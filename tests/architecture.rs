@@ -11,6 +11,7 @@ const LAYERS: &[&str] = &[
     "base",
     "wire",
     "observe",
+    "store",
     "stage/*",
     "config",
     "snapshot",

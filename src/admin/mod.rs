@@ -4,8 +4,10 @@
 //! browser could be tricked into sending across sites is refused all the same.
 
 mod connection;
+mod limits;
 
 pub use connection::serve;
+pub use limits::Caller;
 
 use crate::observe::metrics::{CONTENT_TYPE, Metrics};
 use async_trait::async_trait;
@@ -50,6 +52,12 @@ pub trait AdminView: Send + Sync {
     /// Reads the configuration again: the new revision, or what is wrong with it.
     async fn reload(&self) -> Result<u64, Value>;
 
+    /// How a caller stands to each rule that is about it.
+    async fn limits(&self, caller: &Caller) -> Value;
+
+    /// Forgets what was counted of a caller: the names of the rules, or why it could not be done.
+    async fn reset_limits(&self, caller: &Caller) -> Result<Vec<String>, &'static str>;
+
     /// Lets another program take the place of this one: its process id, or why this one goes on.
     async fn upgrade(&self) -> Result<u32, String>;
 
@@ -71,6 +79,8 @@ fn router(view: Arc<dyn AdminView>, metrics: Arc<Metrics>) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
         .route("/status", get(show_status))
+        .route("/status/limits", get(limits::show))
+        .route("/limits/reset", post(limits::reset))
         .route("/reload", post(reload))
         .route("/upgrade", post(upgrade))
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "not_found", "there is no such page") })

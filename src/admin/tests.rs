@@ -61,6 +61,15 @@ impl AdminView for View {
         Ok(self.revision.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
+    async fn limits(&self, caller: &Caller) -> Value {
+        json!(caller)
+    }
+
+    async fn reset_limits(&self, caller: &Caller) -> Result<Vec<String>, &'static str> {
+        let user = caller.user.clone().ok_or("the store is gone")?;
+        Ok(vec![user])
+    }
+
     async fn upgrade(&self) -> Result<u32, String> {
         if self.broken.load(Ordering::SeqCst) {
             return Err("it is broken".to_owned());
@@ -160,6 +169,17 @@ async fn each_page_answers_as_promised() {
         ("POST /reload HTTP/1.1\r\nsec-fetch-site: cross-site", 403),
         ("POST /reload HTTP/1.1\r\nsec-fetch-site: same-site", 403),
         ("POST /reload HTTP/1.1\r\nsec-fetch-site: none", 200),
+        ("GET /status/limits?user=42&address=::1 HTTP/1.1", 200),
+        ("GET /status/limits?usr=42 HTTP/1.1", 400),
+        ("GET /status/limits?address=42 HTTP/1.1", 400),
+        ("POST /limits/reset?user=42 HTTP/1.1", 200),
+        ("POST /limits/reset HTTP/1.1", 400),
+        ("POST /limits/reset?route=a HTTP/1.1", 503),
+        (
+            "POST /limits/reset?user=42 HTTP/1.1\r\norigin: http://a",
+            403,
+        ),
+        ("GET /limits/reset?user=42 HTTP/1.1", 405),
         ("POST /upgrade HTTP/1.1", 200),
         ("GET /upgrade HTTP/1.1", 405),
         (

@@ -1,6 +1,7 @@
 //! Who is at the other end of the connection, as far as the network can tell.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// The other end of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,22 @@ pub struct Client {
     pub trusted: bool,
     /// Whether the caller's own connection is encrypted, as far as we can know.
     pub tls: bool,
+    /// The certificate that the peer of the socket has shown, verified by the listener.
+    pub certificate: Option<Arc<ShownCertificate>>,
+}
+
+/// What a verified certificate of a caller says about its holder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShownCertificate {
+    pub common_name: Option<String>,
+    /// DNS names among the subject alternative names.
+    pub dns: Vec<String>,
+    /// URIs among them, such as `spiffe://example.org/app`.
+    pub uris: Vec<String>,
+    /// E-mail addresses among them.
+    pub emails: Vec<String>,
+    /// SHA-256 of the certificate in hexadecimal digits.
+    pub fingerprint: String,
 }
 
 impl Default for Client {
@@ -31,6 +48,7 @@ impl Default for Client {
             peer: Peer::Inet(SocketAddr::new(address, 0)),
             trusted: false,
             tls: false,
+            certificate: None,
         }
     }
 }

@@ -49,6 +49,8 @@ endings! {
     ClientLeft, "client_left", Client;
     /// The caller was refused by a rule of the gateway: see the code.
     Refused, "refused", Client;
+    /// Who is calling could not be checked: the keys of the issuer could not be fetched.
+    IdentityUnavailable, "identity_unavailable", Upstream;
     /// The gateway had as much work as it takes.
     Overloaded, "overloaded", Gateway;
     /// No route matches.

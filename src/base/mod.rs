@@ -3,6 +3,7 @@
 pub mod client;
 pub mod ending;
 pub mod fault;
+pub mod principal;
 pub mod reject;
 pub mod secret;
 pub mod units;

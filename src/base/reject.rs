@@ -10,11 +10,21 @@ pub enum RejectKind {
     HeadTimedOut,
     NoRoute,
     MethodNotAllowed,
+    /// No credential, where one is needed.
+    UnknownCaller,
+    InvalidCredential,
+    ExpiredCredential,
+    CertificateRequired,
+    /// Who is calling is known, and may not.
+    NotAllowed,
+    IdentityUnavailable,
     OriginNotAllowed,
     UpgradeNotAllowed,
     BodyTooLarge,
     HeadTooLarge,
     TooManyWebSockets,
+    LimitReached,
+    LimitsUnavailable,
     TooManyRequests,
     NoHealthyEndpoint,
     QueueFull,
@@ -73,6 +83,8 @@ impl RejectKind {
                 "too_many_websockets",
                 "too many WebSockets are open; close one or try again later",
             ),
+            Self::LimitReached => (429, "limit_reached", "slow down and try again later"),
+            Self::LimitsUnavailable => (503, "limits_unavailable", "limits cannot be checked"),
             Self::TooManyRequests => (429, "too_many_requests", "slow down; try again later"),
             Self::NoHealthyEndpoint => (503, "no_healthy_endpoint", "the service is not available"),
             Self::QueueFull => (503, "queue_full", "the service is busy; try again later"),
@@ -101,7 +113,41 @@ impl RejectKind {
                 "body_timed_out",
                 "the request body did not arrive in time",
             ),
+            Self::UnknownCaller => (401, "unknown_caller", "present a valid credential"),
+            Self::InvalidCredential => (
+                401,
+                "invalid_credential",
+                "the credential is not valid here",
+            ),
+            Self::ExpiredCredential => (
+                401,
+                "expired_credential",
+                "the credential has expired; get a new one",
+            ),
+            Self::CertificateRequired => (
+                403,
+                "certificate_required",
+                "this route is for holders of a client certificate",
+            ),
+            Self::NotAllowed => (403, "not_allowed", "this route is not for this caller"),
+            Self::IdentityUnavailable => (
+                503,
+                "identity_unavailable",
+                "the credential cannot be checked now; try again later",
+            ),
             Self::Internal => (500, "internal", "the gateway failed; quote the request id"),
+        }
+    }
+
+    /// What `WWW-Authenticate` says, which every 401 must carry (RFC 9110 11.6.1, RFC 6750 3).
+    pub fn challenge(self) -> Option<&'static str> {
+        match self {
+            Self::UnknownCaller => Some("Bearer realm=\"onemind\""),
+            Self::InvalidCredential => Some("Bearer realm=\"onemind\", error=\"invalid_token\""),
+            Self::ExpiredCredential => Some(
+                "Bearer realm=\"onemind\", error=\"invalid_token\", error_description=\"expired\"",
+            ),
+            _ => None,
         }
     }
 
@@ -124,6 +170,8 @@ pub struct Reject {
     pub retry_after: Option<Duration>,
     /// Methods the path does take, sent as `Allow` with 405.
     pub allow: Option<String>,
+    /// The rule of `limits` that refuses, told in the body.
+    pub rule: Option<String>,
 }
 
 impl RejectKind {
@@ -133,6 +181,7 @@ impl RejectKind {
             internal: internal.to_string(),
             retry_after: None,
             allow: None,
+            rule: None,
         }
     }
 }

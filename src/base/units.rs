@@ -131,6 +131,80 @@ impl fmt::Display for Percent {
     }
 }
 
+/// A moment, in seconds since 1970: `2027-01-31` (its first second, UTC) or `2027-01-31T12:00:00Z`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(pub u64);
+
+const DAY: u64 = 86_400;
+
+impl Moment {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (date, time) = match text.trim().split_once('T') {
+            Some((date, time)) => (date, time.strip_suffix('Z')?),
+            None => (text.trim(), "00:00:00"),
+        };
+        let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
+        let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
+        let of_day = hour < 24 && minute < 60 && second < 60;
+        let of_year = (1970..=9999).contains(&year) && (1..=12).contains(&month);
+        if !of_day || !of_year || !(1..=days_of(year, month)).contains(&day) {
+            return None;
+        }
+        let years: u64 = (1970..year).map(days_of_year).sum();
+        let months: u64 = (1..month).map(|month| days_of(year, month)).sum();
+        let days = years + months + day - 1;
+        Some(Self(days * DAY + hour * 3600 + minute * 60 + second))
+    }
+}
+
+fn numbers(text: &str, between: char, digits: [usize; 3]) -> Option<[u64; 3]> {
+    let mut parts = text.split(between);
+    let mut numbers = [0; 3];
+    for (number, digits) in numbers.iter_mut().zip(digits) {
+        let part = parts.next().filter(|part| part.len() == digits)?;
+        let digits_only = part.bytes().all(|byte| byte.is_ascii_digit());
+        *number = digits_only.then(|| part.parse().ok()).flatten()?;
+    }
+    parts.next().is_none().then_some(numbers)
+}
+
+fn is_leap(year: u64) -> bool {
+    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+}
+
+fn days_of_year(year: u64) -> u64 {
+    365 + u64::from(is_leap(year))
+}
+
+fn days_of(year: u64, month: u64) -> u64 {
+    match month {
+        2 => 28 + u64::from(is_leap(year)),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut days, rest) = (self.0 / DAY, self.0 % DAY);
+        let (mut year, mut month) = (1970, 1);
+        while days >= days_of_year(year) {
+            days -= days_of_year(year);
+            year += 1;
+        }
+        while days >= days_of(year, month) {
+            days -= days_of(year, month);
+            month += 1;
+        }
+        let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+        let day = days + 1;
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+        )
+    }
+}
+
 /// Reads a quantity from text (or, for bytes, a plain number), and writes it back the same way.
 macro_rules! written_as_text {
     ($type:ident, $expects:literal, $pattern:literal) => {
@@ -182,6 +256,11 @@ written_as_text!(
     Bytes,
     "a number of bytes such as `32KiB` or `16MiB`",
     r"^[0-9]+\s*(GiB|MiB|KiB|GB|MB|kB|KB|B)?$"
+);
+written_as_text!(
+    Moment,
+    "a date such as `2027-01-31` or a time such as `2027-01-31T12:00:00Z`",
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?$"
 );
 written_as_text!(Percent, "a share such as `20%`", r"^[0-9]{1,3}\s*%$");
 
@@ -313,6 +392,37 @@ mod tests {
         }
         for text in ["", "MiB", "1.5MiB", "-1", "16 mib", "99999999999999999999"] {
             assert_eq!(Bytes::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn moments_are_read_and_written_back() {
+        for (text, seconds) in [
+            ("1970-01-01", 0),
+            ("2000-02-29T23:59:59Z", 951_868_799),
+            ("2026-11-24T11:07:07Z", 1_795_518_427),
+            ("2100-03-01", 4_107_542_400),
+            ("9999-12-31T23:59:59Z", 253_402_300_799),
+        ] {
+            let moment = Moment::parse(text).expect(text);
+            assert_eq!(moment.0, seconds, "{text}");
+            assert_eq!(Moment::parse(&moment.to_string()), Some(moment), "{text}");
+        }
+        for text in [
+            "",
+            "2027",
+            "2027-13-01",
+            "2027-02-29",
+            "2100-02-29",
+            "2027-1-1",
+            "1969-12-31",
+            "2027-01-01T24:00:00Z",
+            "2027-01-01T12:00:00",
+            "2027-01-01T12:00:00+01:00",
+            "2027-01-01-01",
+            "+027-01-01",
+        ] {
+            assert_eq!(Moment::parse(text), None, "{text}");
         }
     }
 

@@ -98,6 +98,7 @@ fn a_dump_says_the_same_when_it_is_read_again() {
                 sticky.secret = None;
             }
         }
+        config.redis = None;
         let dumped = dump(&config);
         let again = parse(&dumped, name, &|_| None, Path::new("/elsewhere"));
         let faults = render(&again.source, &again.faults);

@@ -1,6 +1,7 @@
 //! Paths in the document begin at its folder, wherever the gateway was started.
 
 use super::Config;
+use crate::stage::identity::settings::Settings as Identity;
 use crate::stage::listen::address::ListenAddress;
 use std::path::{Path, PathBuf};
 
@@ -21,12 +22,21 @@ pub fn resolve(config: &mut Config, folder: &Path) {
             }
         }
     }
+    if let Some(redis) = &mut config.redis {
+        join(folder, &mut redis.ca);
+    }
     let server_tls = config.listeners.values_mut().filter_map(|l| l.tls.as_mut());
     for tls in server_tls {
         for pair in &mut tls.certificates {
             join(folder, [&mut pair.certificate, &mut pair.key]);
         }
         join(folder, tls.client_auth.iter_mut().map(|auth| &mut auth.ca));
+    }
+    for method in config.identity.values_mut() {
+        if let Identity::Jwt(jwt) = method {
+            let files = [&mut jwt.jwks_ca, &mut jwt.key_file];
+            join(folder, files.into_iter().flatten());
+        }
     }
     for pool in config.pools.values_mut() {
         if let Some(tls) = &mut pool.tls {

@@ -1,7 +1,8 @@
 //! The whole document as it is written; each section is owned by the stage it configures.
 
 use crate::base::units::Period;
-use crate::stage::{listen, route, upstream};
+use crate::stage::{identity, limit, listen, route, upstream};
+use crate::store::redis;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,10 +17,16 @@ pub struct Config {
     pub server: ServerSettings,
     /// Health, metrics and status for operators; keep it off the public network.
     pub admin: AdminSettings,
+    /// Redis, for what instances share. Absent: it is kept in this process, and not shared.
+    pub redis: Option<redis::Settings>,
     /// Where callers connect, by name.
     pub listeners: BTreeMap<String, listen::settings::Settings>,
     /// Where requests can go, by name.
     pub pools: BTreeMap<String, upstream::settings::Settings>,
+    /// Ways to tell who is calling, by name. Routes choose among them.
+    pub identity: BTreeMap<String, identity::settings::Settings>,
+    /// How many requests a caller may make.
+    pub limits: limit::settings::Settings,
     /// What goes where, by name.
     pub routes: BTreeMap<String, route::settings::Settings>,
 }

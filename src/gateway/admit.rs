@@ -3,9 +3,10 @@
 use super::caller::Caller;
 use super::context::{Admission, Arrival, RequestContext, Sticky};
 use super::upload::REPLAY_BYTES_MAX;
-use super::{answer, dispatch, shed};
+use super::{answer, dispatch, identify, limit, shed};
+use crate::base::client::Client;
 use crate::base::reject::{Reject, RejectKind};
-use crate::snapshot::{Action, ListenerRules, Route, Tunnel, Upstream, unix_now};
+use crate::snapshot::{Action, ListenerRules, Route, Snapshot, Tunnel, Upstream, unix_now};
 use crate::stage::listen::forwarded::{self, ForwardedHeaders};
 use crate::stage::listen::trace::Trace;
 use crate::stage::route::host::Host;
@@ -42,7 +43,10 @@ fn arrival(caller: &Caller, ctx: &RequestContext) -> Arrival {
         .snapshot
         .rules_of(&facts.listener, &ctx.reporter.metrics);
     let head: &Parts = &caller.head;
-    let client = forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls);
+    let client = Client {
+        certificate: facts.certificate.clone(),
+        ..forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls)
+    };
     let trace = Trace::begin(&head.headers, client.trusted);
     let authority = head.uri.authority().map(Authority::as_str);
     let authority = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
@@ -82,30 +86,23 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
         return Err(RejectKind::MethodNotAllowed.because("CONNECT is for forward proxies"));
     }
     let parts: &Parts = &caller.head;
-    let is_absolute = is_absolute(parts);
     let host = Host::of(parts)?;
     let name = listener(ctx).map_or("", |listener| listener.name.as_str());
-    let found = snapshot.routes.find(parts, name, &host)?;
-    let route = Arc::clone(found.route);
-    let query = parts.uri.query();
-    let target = match &route.action {
-        Action::Forward(_) if route.rewrite.keeps(&found) && !is_absolute => None,
-        Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
-        Action::Redirect { status, to } => {
-            let location = to.apply(&found, query)?;
-            ctx.admission = Some(Admission::of(Arc::clone(&route)));
-            return answer::redirect(*status, &location);
-        }
-        Action::Respond { .. } => None,
-    };
-    drop(found);
+    if let Some(route) = identify::preflight(parts, &snapshot, name, &host) {
+        return identify::answer_preflight(parts, ctx, route);
+    }
+    let (route, target) = find(parts, &snapshot, name, &host)?;
     ctx.admission = Some(Admission {
         target,
         ..Admission::of(Arc::clone(&route))
     });
+    identify::run(parts, ctx).await?;
     limit_body(parts, &route)?;
-    let Action::Forward(upstream) = &route.action else {
-        return answer::fixed(&route.action);
+    limit::acquire(ctx, &route).await?;
+    let upstream = match &route.action {
+        Action::Forward(upstream) => upstream,
+        Action::Redirect { status, .. } => return redirect(*status, ctx),
+        Action::Respond { .. } => return answer::fixed(&route.action),
     };
     let place = shed::place(ctx)?;
     let tunnel = open_tunnel(parts, ctx, &route)?;
@@ -122,6 +119,37 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
     }
     dispatch::reserve(ctx).await?;
     Ok(Next::Forward)
+}
+
+/// The route, and where it leads: path and query for the endpoint when they differ from the caller's, or the
+/// place of a redirect. No credential goes there.
+fn find(
+    parts: &Parts,
+    snapshot: &Snapshot,
+    listener: &str,
+    host: &Host,
+) -> Result<(Arc<Route>, Option<String>), Reject> {
+    let found = snapshot.routes.find(parts, listener, host)?;
+    let route = Arc::clone(found.route);
+    let stripped = identify::without_credential(parts, &route);
+    let query = match &stripped {
+        Some(target) => target.split_once('?').map(|(_, query)| query),
+        None => parts.uri.query(),
+    };
+    let keeps = route.rewrite.keeps(&found) && !is_absolute(parts) && stripped.is_none();
+    let target = match &route.action {
+        Action::Forward(_) if keeps => None,
+        Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
+        Action::Redirect { to, .. } => Some(to.apply(&found, query)?),
+        Action::Respond { .. } => None,
+    };
+    Ok((route, target))
+}
+
+/// The target of a redirect is where it leads.
+fn redirect(status: u16, ctx: &RequestContext) -> Result<Next, Reject> {
+    let target = ctx.admission.as_ref().and_then(|one| one.target.as_deref());
+    answer::redirect(status, target.ok_or(RejectKind::Internal)?)
 }
 
 /// `GET http://host/path`, which only proxies are asked: an endpoint gets the path (RFC 9112 section 3.2.1).
@@ -182,12 +210,7 @@ fn open_tunnel(
     if !origin_is_allowed(&parts.headers, &settings.origins.0) {
         return Err(refuse(RejectKind::OriginNotAllowed, "origin"));
     }
-    let user = ctx
-        .arrival
-        .as_ref()
-        .ok_or(RejectKind::Internal)?
-        .client
-        .subscriber();
+    let user = identify::counted(ctx).ok_or(RejectKind::Internal)?;
     let tunnel = route.tunnels.open(user, settings, &route.metrics);
     tunnel
         .map(Some)
@@ -226,6 +249,9 @@ fn hash_key(parts: &Parts, ctx: &RequestContext, upstream: &Upstream) -> Option<
         return None;
     };
     let value: Cow<'_, [u8]> = match key {
+        HashKey::User if ctx.principal().is_some_and(|who| !who.is_anonymous()) => {
+            Cow::Borrowed(ctx.principal()?.user.as_bytes())
+        }
         HashKey::User | HashKey::Address => {
             let subscriber = ctx.arrival.as_ref()?.client.subscriber();
             Cow::Owned(subscriber.to_string().into_bytes())

@@ -50,6 +50,11 @@ pub fn redirect(status: u16, location: &str) -> Result<Next, Reject> {
     Ok(Next::Answer(Box::new(head), Bytes::new()))
 }
 
+/// 204.
+pub fn empty() -> Result<Next, Reject> {
+    Ok(Next::Answer(Box::new(head(204)?), Bytes::new()))
+}
+
 pub fn fixed(action: &Action) -> Result<Next, Reject> {
     let Action::Respond {
         status,

@@ -4,12 +4,16 @@ use super::finish::Reporter;
 use super::pace::Pace;
 use crate::base::client::Client;
 use crate::base::ending::Ending;
+use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
 use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
+use crate::stage::limit::counters::Permits;
+use crate::stage::limit::headers::Headers as LimitHeaders;
 use crate::stage::listen::forwarded::ForwardedHeaders;
 use crate::stage::listen::shield::Place;
 use crate::stage::listen::trace::{Trace, X_REQUEST_ID};
+use crate::stage::route::cors::Said;
 use crate::stage::upstream::endpoint::Endpoint;
 use crate::stage::upstream::pool::Lease;
 use crate::stage::upstream::retry::Failure;
@@ -65,6 +69,10 @@ pub struct Arrival {
 /// Proof that a request was routed and is within its limits.
 pub struct Admission {
     pub route: Arc<Route>,
+    /// Who is calling; none on a route that asks nobody.
+    pub principal: Option<Arc<Principal>>,
+    /// What the answer says to pages of other origins.
+    pub cors: Said,
     /// Path and query to forward when they differ from the caller's.
     pub target: Option<String>,
     /// What the pool's `hash` is taken of.
@@ -75,17 +83,25 @@ pub struct Admission {
     pub tunnel: Option<Tunnel>,
     /// The cookie that binds the caller to an endpoint must be sent: none came, or a stale one.
     pub sticky: Sticky,
+    /// How the caller stands to its limits, for every answer.
+    pub limit_headers: Option<LimitHeaders>,
+    /// Places in flight that the request holds; given back on drop.
+    pub permits: Permits,
 }
 
 impl Admission {
     pub fn of(route: Arc<Route>) -> Self {
         Self {
             route,
+            principal: None,
+            cors: Said::new(),
             target: None,
             hash_key: None,
             large_body: false,
             tunnel: None,
             sticky: Sticky::Off,
+            limit_headers: None,
+            permits: Permits::default(),
         }
     }
 }
@@ -181,6 +197,10 @@ impl RequestContext {
         self.admission.as_ref().map(|admission| &admission.route)
     }
 
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.admission.as_ref()?.principal.as_ref()
+    }
+
     /// When the request must be over; tunnels have no such time.
     pub fn deadline(&self) -> Option<Instant> {
         let admission = self.admission.as_ref()?;
@@ -260,6 +280,13 @@ impl RequestContext {
         };
         if let Some(hsts) = &arrival.listener.hsts {
             headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+        }
+        if let Some(admission) = &self.admission {
+            super::identify::decorate(headers, admission);
+        }
+        let admission = self.admission.as_ref();
+        if let Some(limits) = admission.and_then(|admission| admission.limit_headers.as_ref()) {
+            limits.write(headers);
         }
         if let Some(route) = self.route() {
             super::forward::change(headers, &route.response_headers);

@@ -13,12 +13,20 @@ pub fn of_reject(kind: RejectKind) -> Ending {
             Ending::BadRequest
         }
         RejectKind::NoRoute | RejectKind::MethodNotAllowed => Ending::NoRoute,
-        RejectKind::OriginNotAllowed
+        RejectKind::UnknownCaller
+        | RejectKind::InvalidCredential
+        | RejectKind::ExpiredCredential
+        | RejectKind::CertificateRequired
+        | RejectKind::NotAllowed
+        | RejectKind::OriginNotAllowed
         | RejectKind::UpgradeNotAllowed
         | RejectKind::BodyTooLarge
         | RejectKind::TooManyWebSockets
+        | RejectKind::LimitReached
+        | RejectKind::LimitsUnavailable
         | RejectKind::TooManyRequests
         | RejectKind::Draining => Ending::Refused,
+        RejectKind::IdentityUnavailable => Ending::IdentityUnavailable,
         RejectKind::Overloaded => Ending::Overloaded,
         RejectKind::NoHealthyEndpoint => Ending::NoHealthyEndpoint,
         RejectKind::QueueFull => Ending::QueueFull,

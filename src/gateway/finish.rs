@@ -118,6 +118,8 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
         path: admit::path_of(&arrival.uri),
         status,
         upstream_status: last.and_then(|attempt| attempt.status),
+        user: ctx.principal().and_then(|who| who.known_user()),
+        key: ctx.principal().and_then(|who| who.key.as_deref()),
         route: route.map(|route| route.name.as_str()),
         pool: route
             .and_then(|route| route.upstream())
@@ -136,6 +138,10 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
             .as_ref()
             .filter(|_| !ending.client_is_gone())
             .map(|reject| reject.kind.code()),
+        limit: ctx
+            .reject
+            .as_ref()
+            .and_then(|reject| reject.rule.as_deref()),
         websocket: ctx.is_tunnel(),
     });
 }

@@ -2,6 +2,7 @@
 
 use super::caller::Caller;
 use super::context::RequestContext;
+use super::identify;
 use crate::snapshot::HeaderChanges;
 use crate::stage::listen::{forwarded, trace};
 use crate::stage::upstream::broken::Broken;
@@ -44,6 +45,7 @@ pub fn prepare(caller: &mut Caller, ctx: &RequestContext) {
             headers.remove(&claim);
         }
     }
+    identify::forward(headers, ctx);
     for (name, value) in arrival.forwarded.clone().into_pairs() {
         headers.insert(name, value);
     }

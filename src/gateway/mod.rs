@@ -9,6 +9,8 @@
 //!  birth      context.rs      the snapshot is pinned; what is known grows from here
 //!  arrive     admit.rs        who calls: client, request id, trace
 //!  admit      admit.rs        route, limits, a place at an endpoint; ends in Next or Reject
+//!             identify.rs     who is calling, and whether they may
+//!             limit.rs        the rules of the route, asked once
 //!             shed.rs         what the shield says: too fast, or too many
 //!  answer     answer.rs       redirects and fixed responses
 //!  refuse     refuse.rs       every "no", in one place
@@ -33,7 +35,9 @@ mod endings;
 pub mod finish;
 mod flood;
 mod forward;
+mod identify;
 mod life;
+mod limit;
 mod pace;
 mod refuse;
 mod relay;

@@ -29,7 +29,10 @@ fn body_of(ctx: &RequestContext, reject: &Reject) -> String {
     let (_, code, message) = reject.kind.describe();
     // A trusted peer may have chosen it, quotation marks and all.
     let request_id = serde_json::Value::from(ctx.request_id().to_str().unwrap_or_default());
-    format!("{{\"code\":\"{code}\",\"message\":\"{message}\",\"request_id\":{request_id}}}\n")
+    // Names of rules need no escape: the checks see to it.
+    let rule = reject.rule.as_ref();
+    let rule = rule.map_or_else(String::new, |rule| format!("\"rule\":\"{rule}\","));
+    format!("{{\"code\":\"{code}\",\"message\":\"{message}\",{rule}\"request_id\":{request_id}}}\n")
 }
 
 fn head_of(reject: &Reject) -> ResponseHead {
@@ -42,6 +45,10 @@ fn head_of(reject: &Reject) -> ResponseHead {
     if let Some(wait) = reject.retry_after {
         head.headers
             .insert(header::RETRY_AFTER, whole_seconds(wait).into());
+    }
+    if let Some(challenge) = reject.kind.challenge() {
+        let challenge = HeaderValue::from_static(challenge);
+        head.headers.insert(header::WWW_AUTHENTICATE, challenge);
     }
     if let Some(allow) = &reject.allow
         && let Ok(allow) = HeaderValue::from_str(allow)

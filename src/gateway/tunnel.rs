@@ -43,32 +43,30 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
     let idle = ctx.tunnel_limit();
     let mut bytes = (0_u64, 0_u64);
     let (mut up, mut down) = (Direction::default(), Direction::default());
-    let mut farewell = Farewell::NotYet;
+    let mut cutting = false;
     timer.set(idle, None);
-    let ending = poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         let before = (bytes, up.state, down.state);
         let upward = up.poll(cx, &mut near.link, &mut endpoint, &mut bytes.0);
         let downward = down.poll(cx, &mut endpoint, &mut near.link, &mut bytes.1);
         match (upward, downward) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(())))
             | (Poll::Ready(Err(_)), _)
-            | (_, Poll::Ready(Err(_))) => return Poll::Ready(farewell.ending()),
+            | (_, Poll::Ready(Err(_))) => return Poll::Ready(ending(cutting, false)),
             _ => {}
         }
-        if farewell == Farewell::NotYet && timer.poll_cut(cx).is_ready() {
-            farewell = Farewell::Due;
+        if !cutting && timer.poll_cut(cx).is_ready() {
+            cutting = true;
             timer.set(FAREWELL_MAX, None);
-        }
-        if farewell == Farewell::Due && up.is_between_frames() && down.is_between_frames() {
-            near.link.out.put(websocket::going_away());
-            let mask = fastrand::u32(..).to_be_bytes();
-            endpoint.out.put(websocket::going_away_masked(mask));
-            farewell = Farewell::Said;
-            // Their own close frames, and the ends of their connections, are all that may follow.
-            let _ = (near.link.poll_flush(cx), endpoint.poll_flush(cx));
+            up.farewell = Some(websocket::going_away_masked(
+                fastrand::u32(..).to_be_bytes(),
+            ));
+            down.farewell = Some(websocket::going_away());
+            // Both may be able to say it at once.
+            cx.waker().wake_by_ref();
         }
         let is_whole = up.state == State::Open && down.state == State::Open;
-        if before != (bytes, up.state, down.state) && farewell == Farewell::NotYet {
+        if before != (bytes, up.state, down.state) && !cutting {
             let limit = if is_whole {
                 idle
             } else {
@@ -76,31 +74,19 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
             };
             timer.set(limit, None);
         }
-        timer.poll(cx).map(|()| match farewell {
-            Farewell::NotYet if is_whole => Ending::TunnelIdle,
-            farewell => farewell.ending(),
-        })
+        timer.poll(cx).map(|()| ending(cutting, is_whole))
     })
     .await;
     caller.bytes_in = bytes.0;
     ctx.traffic.bytes_out = bytes.1;
-    ctx.end(ending);
+    ctx.end(ended);
 }
 
-/// What is said to both sides before the process ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Farewell {
-    NotYet,
-    Due,
-    Said,
-}
-
-impl Farewell {
-    fn ending(self) -> Ending {
-        match self {
-            Self::NotYet => Ending::TunnelClosed,
-            Self::Due | Self::Said => Ending::CutByDrain,
-        }
+fn ending(cutting: bool, idle: bool) -> Ending {
+    match (cutting, idle) {
+        (true, _) => Ending::CutByDrain,
+        (false, true) => Ending::TunnelIdle,
+        (false, false) => Ending::TunnelClosed,
     }
 }
 
@@ -108,22 +94,22 @@ impl Farewell {
 struct Direction {
     state: State,
     frames: FrameTracker,
+    /// To be said as soon as the frame under way has ended.
+    farewell: Option<Bytes>,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
     #[default]
     Open,
+    /// The last word was said; whatever still comes is for nobody.
+    Said,
     /// Its source has ended; its target must be told.
     Ending,
     Closed,
 }
 
 impl Direction {
-    fn is_between_frames(&self) -> bool {
-        self.state == State::Open && self.frames.is_between_frames()
-    }
-
     /// Moves what can be moved now. Ready when there will be nothing more.
     fn poll<A, B>(
         &mut self,
@@ -139,19 +125,29 @@ impl Direction {
         loop {
             ready!(to.poll_flush(cx))?;
             match self.state {
+                State::Open if self.farewell.is_some() && self.frames.is_between_frames() => {
+                    to.out.put(self.farewell.take().unwrap_or_default());
+                    self.state = State::Said;
+                }
                 State::Open if from.inbox.is_empty() => {
-                    let read = ready!(move_once(cx, from, to, &mut self.frames))?;
-                    *bytes += read as u64;
-                    if read == 0 {
+                    let moved = ready!(self.move_once(cx, from, to))?;
+                    *bytes += moved as u64;
+                    if moved == 0 {
                         self.state = State::Ending;
                     }
                 }
                 State::Open => {
                     // What came together with the heads.
-                    *bytes += from.inbox.len() as u64;
-                    self.frames.pass(&from.inbox);
-                    to.out.put(from.inbox.split().freeze());
+                    let part = self.pass(&from.inbox);
+                    *bytes += part as u64;
+                    to.out.put(from.inbox.split_to(part).freeze());
                     from.slim();
+                }
+                State::Said => {
+                    from.inbox.clear();
+                    if ready!(from.poll_fill(cx, SCRATCH))? == 0 {
+                        self.state = State::Ending;
+                    }
                 }
                 State::Ending => {
                     // Nobody is left to tell when this fails.
@@ -162,35 +158,44 @@ impl Direction {
             }
         }
     }
-}
 
-/// One read, and what the other side takes of it at once; the rest waits for it. 0: the end.
-fn move_once<A, B>(
-    cx: &mut Context<'_>,
-    from: &mut Link<A>,
-    to: &mut Link<B>,
-    frames: &mut FrameTracker,
-) -> Poll<io::Result<usize>>
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
-    BUFFER.with_borrow_mut(|buffer| {
-        let mut buf = ReadBuf::new(buffer);
-        ready!(Pin::new(&mut from.io).poll_read(cx, &mut buf))?;
-        let read = buf.filled();
-        if read.is_empty() {
-            return Poll::Ready(Ok(0));
+    /// How much of these bytes may go: all, or what the last frame still needs.
+    fn pass(&mut self, bytes: &[u8]) -> usize {
+        if self.farewell.is_some() {
+            return self.frames.pass_frame(bytes);
         }
-        frames.pass(read);
-        let sent = match Pin::new(&mut to.io).poll_write(cx, read) {
-            Poll::Ready(sent) => sent?,
-            Poll::Pending => 0,
-        };
-        if sent < read.len() {
-            to.out.put(Bytes::copy_from_slice(&read[sent..]));
-        }
-        to.out.set_unflushed();
-        Poll::Ready(Ok(read.len()))
-    })
+        self.frames.pass(bytes);
+        bytes.len()
+    }
+
+    /// One read, and what the other side takes of it at once; the rest waits for it. 0: the end.
+    fn move_once<A, B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Link<A>,
+        to: &mut Link<B>,
+    ) -> Poll<io::Result<usize>>
+    where
+        A: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut buf = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut from.io).poll_read(cx, &mut buf))?;
+            let part = self.pass(buf.filled());
+            let part = &buf.filled()[..part];
+            if part.is_empty() {
+                return Poll::Ready(Ok(0));
+            }
+            let sent = match Pin::new(&mut to.io).poll_write(cx, part) {
+                Poll::Ready(sent) => sent?,
+                Poll::Pending => 0,
+            };
+            if sent < part.len() {
+                to.out.put(Bytes::copy_from_slice(&part[sent..]));
+            }
+            to.out.set_unflushed();
+            Poll::Ready(Ok(part.len()))
+        })
+    }
 }

@@ -1,11 +1,14 @@
 //! The request's body on its way to an endpoint, kept for another attempt as long as it is small.
 
 use super::caller::{Caller, CallerFault};
+use super::identify;
 use super::life::Stop;
+use crate::snapshot::Snapshot;
 use crate::stage::upstream::exchange::Exchange;
 use bytes::Bytes;
 use http::HeaderMap;
 use smallvec::SmallVec;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// So much of a body is kept for another attempt.
@@ -21,8 +24,9 @@ pub enum Side {
     Endpoint,
 }
 
-#[derive(Debug)]
 pub struct Upload {
+    /// Knows which fields a caller may not send.
+    snapshot: Arc<Snapshot>,
     kept: SmallVec<[Bytes; 2]>,
     kept_bytes: u64,
     overflowed: bool,
@@ -39,8 +43,9 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub fn new(caller: &Caller, max: u64) -> Self {
+    pub fn new(caller: &Caller, max: u64, snapshot: &Arc<Snapshot>) -> Self {
         Self {
+            snapshot: Arc::clone(snapshot),
             kept: SmallVec::new(),
             kept_bytes: 0,
             overflowed: false,
@@ -105,7 +110,8 @@ impl Upload {
                     }
                     Poll::Ready(Ok(None)) => {
                         self.whole = true;
-                        self.trailers = caller.take_trailers();
+                        let trailers = caller.take_trailers();
+                        self.trailers = identify::trailers(trailers, &self.snapshot);
                     }
                     Poll::Ready(Err(fault)) => return Poll::Ready(Err(Stop::Caller(fault))),
                     Poll::Pending => {

@@ -42,6 +42,10 @@ pub struct Record<'a> {
     pub status: u16,
     /// As the last endpoint answered.
     pub upstream_status: Option<u16>,
+    /// Who is calling; none without identity, and for anonymous callers.
+    pub user: Option<&'a str>,
+    /// Name of the API key that was shown.
+    pub key: Option<&'a str>,
     pub route: Option<&'a str>,
     pub pool: Option<&'a str>,
     /// The endpoint of the last attempt.
@@ -61,6 +65,8 @@ pub struct Record<'a> {
     pub ending: Ending,
     /// The code of the refusal, as the caller was told.
     pub code: Option<&'a str>,
+    /// The rule of `limits` that refused.
+    pub limit: Option<&'a str>,
     pub websocket: bool,
 }
 

@@ -1,6 +1,6 @@
 //! What happens beside the requests: each event writes one line and moves its metric.
 
-use super::metrics::{EndpointMetrics, Metrics, PoolMetrics};
+use super::metrics::{EndpointMetrics, IdentityMetrics, Metrics, PoolMetrics, StoreMetrics};
 use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
@@ -48,6 +48,51 @@ pub fn dns_answered(pool: &PoolMetrics, name: &str, addresses: usize) {
     if pool.looked_up(name, true) {
         let pool = pool.name();
         info!(pool, name, addresses, "name can be looked up again");
+    }
+}
+
+/// The keys of an issuer were fetched; `news`: for the first time, or again.
+pub fn jwks_fetched(method: &IdentityMetrics, keys: usize, news: bool) {
+    method.fetched(true);
+    let method = method.name();
+    if news {
+        info!(method, keys, "keys of the issuer fetched");
+    } else {
+        debug!(method, keys, "keys of the issuer fetched again");
+    }
+}
+
+/// The keys of an issuer could not be fetched; the last good ones stay.
+pub fn jwks_failing(method: &IdentityMetrics, why: &str, news: bool) {
+    method.fetched(false);
+    let method = method.name();
+    if news {
+        warn!(
+            method,
+            why, "keys of the issuer cannot be fetched; the last good ones stay"
+        );
+    } else {
+        debug!(method, why, "keys of the issuer still cannot be fetched");
+    }
+}
+
+/// The store cannot be used; what it is for goes on without, as each user of it says.
+pub fn store_lost(store: &StoreMetrics, why: &str) {
+    // One that stays away is an alarm of the metric, not a line for every attempt.
+    if store.answers(false) {
+        warn!(
+            why,
+            "redis is gone; limits are kept without it until it is back"
+        );
+    } else {
+        debug!(why, "redis is still gone");
+    }
+}
+
+/// The store can be used.
+pub fn store_found(store: &StoreMetrics) {
+    if store.answers(true) {
+        info!("redis answers");
     }
 }
 

@@ -4,10 +4,14 @@
 //! from a caller. A series lives as long as what it describes: see [`scope`].
 
 mod handles;
+mod identity;
+mod limits;
 mod process;
 mod scope;
 
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
+pub use identity::IdentityMetrics;
+pub use limits::{LimitMetrics, RuleMetrics, StoreMetrics};
 pub use process::resident_bytes;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
@@ -25,6 +29,11 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const DURATION_BUCKETS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
     120.0,
+];
+
+/// Bounds in seconds for calls of a store, which take microseconds and are given up after 50 ms.
+const STORE_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
 ];
 
 /// One metric as the manual shows it.
@@ -129,6 +138,31 @@ table! {
     /// WebSockets refused.
     websocket_rejections_total: counter[route, reason];
 
+    /// Callers identified, by method.
+    identity_known_total: counter[method];
+    /// Callers refused for what they have shown, by method; `none` where no single method has refused.
+    identity_refusals_total: counter[method, reason];
+    /// Fetches of the keys of issuers.
+    jwks_fetches_total: counter[method, result];
+    /// Seconds since the keys of an issuer were last fetched.
+    jwks_age_seconds: gauge[method];
+    /// Requests by rule of `limits` and what it said: `allowed`, `refused`, `refused_locally` (known to
+    /// be over its limit, so nobody was asked), `unchecked` (let through because the store is gone),
+    /// `unavailable` (refused because it is).
+    limit_decisions_total: counter[rule, result];
+    /// Always 1: where limits are counted now. `memory`, `redis`, or `local` while Redis is gone.
+    limit_mode: gauge[mode];
+    /// Charges let through uncounted because there were too many callers to be kept in memory.
+    limit_uncounted_total: counter[];
+    /// Places in flight that could not be given back at once; they expire by themselves.
+    limit_leases_left_total: counter[];
+    /// Whether the store answers: 1 yes, 0 no.
+    store_up: gauge[];
+    /// Calls of the store. `not_tried` are those made while it is known to be gone.
+    store_calls_total: counter[result];
+    /// Seconds of a call of the store.
+    store_duration_seconds: histogram[];
+
     /// Reloads of the configuration.
     config_reloads_total: counter[result];
     /// Whether the last reload succeeded: 1 yes, 0 no and the configuration before it serves on.
@@ -155,6 +189,8 @@ pub struct Metrics {
     pools: Living<PoolMetrics>,
     endpoints: Living<EndpointMetrics>,
     listeners: Living<ListenerMetrics>,
+    identities: Living<IdentityMetrics>,
+    rules: Living<RuleMetrics>,
     slots: handles::Slots,
     /// Lines of the access log that reached its file.
     pub access_log_written: IntCounter,
@@ -193,6 +229,8 @@ impl Metrics {
             pools: Living::default(),
             endpoints: Living::default(),
             listeners: Living::default(),
+            identities: Living::default(),
+            rules: Living::default(),
             slots: handles::Slots::default(),
         })
     }
@@ -269,9 +307,12 @@ impl Family for IntGaugeVec {
 
 impl Family for HistogramVec {
     fn make(row: &Row) -> prometheus::Result<Self> {
-        let buckets = DURATION_BUCKETS.to_vec();
+        let buckets = match row.name {
+            "onemind_store_duration_seconds" => STORE_BUCKETS,
+            _ => DURATION_BUCKETS,
+        };
         Self::new(
-            HistogramOpts::new(row.name, row.help).buckets(buckets),
+            HistogramOpts::new(row.name, row.help).buckets(buckets.to_vec()),
             row.labels,
         )
     }

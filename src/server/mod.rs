@@ -1,6 +1,7 @@
 //! Start, wire, reload, drain, stop.
 
 mod drain;
+mod identities;
 mod leave;
 mod listeners;
 mod memory;
@@ -26,6 +27,7 @@ use crate::snapshot::{Snapshot, State};
 use crate::stage::upstream::connector::Connector;
 use arc_swap::ArcSwap;
 use drain::{Live, Switches};
+use identities::Identities;
 use leave::Signals;
 use listeners::{Listeners, Worker};
 use pools::Pools;
@@ -56,6 +58,7 @@ pub struct Server {
     greeters: Vec<Arc<Worker>>,
     listeners: Mutex<Listeners>,
     pools: Pools,
+    identities: Identities,
     live: Arc<Live>,
     /// Loops that accept.
     accepting: Arc<Live>,
@@ -258,6 +261,7 @@ impl Server {
             greeters: greeters.collect(),
             listeners: Mutex::default(),
             pools: Pools::new(Arc::clone(&state)),
+            identities: Identities::new(Arc::clone(&state)),
             state,
             gateway,
             workers,
@@ -282,6 +286,7 @@ impl Server {
     fn put_in_force(&self, prepared: listeners::Prepared) {
         let snapshot = self.gateway.current.load_full();
         self.pools.apply(&snapshot);
+        self.identities.apply(&snapshot);
         let (wanted, max) = (
             snapshot.config.server.shield.connections,
             snapshot.shield.connections().max,

@@ -7,6 +7,7 @@ use crate::config::{self, Config, Loaded};
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::event;
 use crate::snapshot::{Snapshot, unix_now};
+use crate::stage::identity::settings::Settings as Identity;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -196,5 +197,11 @@ fn files_of(config: &Config) -> Vec<PathBuf> {
         let paths = [&tls.ca, &tls.client_certificate, &tls.client_key];
         files.extend(paths.into_iter().flatten().cloned());
     }
+    for method in config.identity.values() {
+        if let Identity::Jwt(jwt) = method {
+            files.extend([&jwt.jwks_ca, &jwt.key_file].into_iter().flatten().cloned());
+        }
+    }
+    files.extend(config.redis.iter().filter_map(|redis| redis.ca.clone()));
     files
 }

@@ -1,12 +1,16 @@
 //! The gateway as operators see it: readiness and `/status`.
 
 use super::Server;
-use crate::admin::{AdminView, Part};
-use crate::snapshot::Upstream;
+use crate::admin::{AdminView, Caller, Part};
+use crate::base::client::Client;
+use crate::snapshot::{Identities, Upstream};
+use crate::stage::limit::counters::Now;
+use crate::stage::limit::rule::Subject;
 use crate::stage::listen::shield::{Shield, Usage};
 use crate::stage::upstream::endpoint::Endpoint;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,6 +19,7 @@ use std::time::Instant;
 #[async_trait]
 impl AdminView for Server {
     fn readiness(&self) -> Vec<Part> {
+        let snapshot = self.gateway.current.load();
         // A pool without endpoints is that pool's trouble: the others must go on being served.
         vec![
             part("process", !self.draining.load(Relaxed), "about to stop"),
@@ -24,9 +29,21 @@ impl AdminView for Server {
                 "names of endpoints are being looked up",
             ),
             part(
+                "keys",
+                self.gateway.current.load().identities.keys_were_asked_for(),
+                "keys of issuers are being fetched",
+            ),
+            part(
                 "health_checks",
                 self.pools.prober.first_round_done(),
                 "the first round is not over",
+            ),
+            // At the start only: without Redis, and with another one after a reload, requests are served
+            // all the same.
+            part(
+                "redis",
+                snapshot.revision > 1 || snapshot.limits.counters().is_settled(),
+                "redis is being asked for the first time",
             ),
         ]
     }
@@ -66,6 +83,12 @@ impl AdminView for Server {
             "listeners": snapshot.config.listeners.iter().map(|(name, listener)| {
                 (name.clone(), json!({ "address": listener.address, "tls": listener.tls.is_some() }))
             }).collect::<Map<_, _>>(),
+            "identity": identity(&snapshot.identities),
+            "limits": {
+                "mode": snapshot.limits.counters().mode().name(),
+                "instances": snapshot.limits.counters().instances(),
+                "error": snapshot.limits.counters().why_gone(),
+            },
             "routes": routes,
             "pools": pools,
         })
@@ -75,6 +98,32 @@ impl AdminView for Server {
         self.try_reload().await
     }
 
+    async fn limits(&self, caller: &Caller) -> Value {
+        let snapshot = self.gateway.current.load_full();
+        let standings = snapshot.limits.look(&subject(caller), Now::read()).await;
+        let rules: Vec<Value> = standings
+            .into_iter()
+            .map(|(rule, quota, level)| {
+                json!({
+                    "rule": rule.name,
+                    "limit": quota.limit(),
+                    "window_s": quota.window_ms().map(|window| window / 1_000),
+                    "remaining": level.map(|level| level.remaining),
+                    "allowed": level.map(|level| level.allows),
+                    "after_s": level.map(|level| level.after_ms.div_ceil(1_000)),
+                })
+            })
+            .collect();
+        json!({ "mode": snapshot.limits.counters().mode().name(), "rules": rules })
+    }
+
+    async fn reset_limits(&self, caller: &Caller) -> Result<Vec<String>, &'static str> {
+        let snapshot = self.gateway.current.load_full();
+        let rules = snapshot.limits.reset(&subject(caller)).await;
+        let rules = rules.map_err(|_| "redis is gone: nothing was reset there")?;
+        Ok(rules.into_iter().map(|rule| rule.name.clone()).collect())
+    }
+
     async fn upgrade(&self) -> Result<u32, String> {
         Self::upgrade(self).await
     }
@@ -82,9 +131,31 @@ impl AdminView for Server {
     fn refresh_metrics(&self) {
         let older = self.upgrades.elders.pids().len();
         self.state.metrics.older_processes(older);
-        for upstream in self.gateway.current.load().upstreams.values() {
+        let snapshot = self.gateway.current.load();
+        for upstream in snapshot.upstreams.values() {
             upstream.refresh_metrics();
         }
+        snapshot.identities.refresh_metrics();
+        snapshot.limits.counters().refresh_metrics();
+    }
+}
+
+fn subject(caller: &Caller) -> Subject<'_> {
+    let address = |address: &IpAddr| {
+        let client = Client {
+            address: *address,
+            ..Client::default()
+        };
+        client.subscriber()
+    };
+    Subject {
+        user: caller.user.as_deref(),
+        plan: caller.plan.as_deref(),
+        key: caller.key.as_deref(),
+        provider: caller.provider.as_deref(),
+        model: caller.model.as_deref(),
+        route: caller.route.as_deref(),
+        address: caller.address.as_ref().map(address),
     }
 }
 
@@ -101,6 +172,21 @@ fn part(name: &str, ready: bool, why: &str) -> Part {
         ready,
         why: if ready { String::new() } else { why.to_owned() },
     }
+}
+
+/// Of each method whose keys are fetched: how many there are, how old, and what is wrong.
+fn identity(identities: &Identities) -> Map<String, Value> {
+    let now = Instant::now();
+    let fetched = identities.jwks.iter().map(|(name, jwks)| {
+        let status = jwks.status(now);
+        let told = json!({
+            "keys": status.keys,
+            "age_s": status.age.map(|age| age.as_secs()),
+            "error": status.error,
+        });
+        (name.clone(), told)
+    });
+    fetched.collect()
 }
 
 fn shield(shield: &Shield) -> Value {

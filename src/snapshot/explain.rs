@@ -1,6 +1,9 @@
 //! `onemind explain`: what a request would meet, in sentences, without a running gateway.
 
 use crate::config::Config;
+use crate::config::check::limits::taken_by;
+use crate::stage::identity::settings::Settings as Identity;
+use crate::stage::limit::rule::describe;
 use crate::stage::listen::settings::Settings as ListenerSettings;
 use crate::stage::route::explain;
 use crate::stage::route::settings::Settings as RouteSettings;
@@ -131,6 +134,8 @@ fn listener<'c>(config: &'c Config, uri: &Uri) -> Result<(&'c str, &'c ListenerS
 }
 
 fn explain_route(text: &mut String, config: &Config, route: &RouteSettings) {
+    explain_callers(text, config, route);
+    explain_limits(text, config, route);
     if let Some(redirect) = &route.redirect {
         let answer = format_args!("redirect {} to {}", redirect.status, redirect.to);
         line(text, "action", answer);
@@ -170,6 +175,41 @@ fn explain_route(text: &mut String, config: &Config, route: &RouteSettings) {
         "not taken".to_owned()
     };
     line(text, "websocket", websockets);
+}
+
+fn explain_callers(text: &mut String, config: &Config, route: &RouteSettings) {
+    let chain = route.identity.iter().map(|name| {
+        let word = config.identity.get(name).map_or("", Identity::word);
+        format!("{name} ({word})")
+    });
+    let chain: Vec<_> = chain.collect();
+    if chain.is_empty() {
+        line(text, "identity", "none: anybody may call");
+    } else {
+        line(text, "identity", chain.join(", then "));
+    }
+    let allow = [
+        ("user", &route.allow.user),
+        ("plan", &route.allow.plan),
+        ("role", &route.allow.role),
+    ];
+    for (key, words) in allow.iter().filter(|(_, words)| !words.is_empty()) {
+        let words = words.0.join(", ");
+        line(text, "allowed", format_args!("{key} {words}; others 403"));
+    }
+    if let Some(cors) = &route.cors {
+        let origins = cors.origins.0.join(", ");
+        line(text, "cors", format_args!("pages of {origins}"));
+    }
+}
+
+fn explain_limits(text: &mut String, config: &Config, route: &RouteSettings) {
+    let rules = config.limits.rules();
+    for name in taken_by(route, rules.keys()) {
+        if let Some(rule) = rules.get(name) {
+            line(text, "limit", format_args!("{name}: {}", describe(rule)));
+        }
+    }
 }
 
 fn explain_pool(text: &mut String, pool: &PoolSettings) {

@@ -4,12 +4,15 @@
 //! a reload (health, counters, open WebSockets) lives in [`State`], keyed by stable names.
 
 mod explain;
+mod identities;
+mod limits;
 mod route;
 mod state;
 mod tunnels;
 mod upstream;
 
 pub use explain::explain;
+pub use identities::Identities;
 pub use route::{Action, HeaderChanges, Route};
 pub use state::State;
 pub use tunnels::{Tunnel, TunnelCounts};
@@ -18,6 +21,7 @@ pub use upstream::{Measures, Probed, Upstream, unix_now};
 use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
+use crate::stage::limit::limits::Limits;
 use crate::stage::listen::forwarded::TrustedProxies;
 use crate::stage::listen::settings::{HeadSettings, HstsSettings, Settings as ListenerSettings};
 use crate::stage::listen::shield::Shield;
@@ -35,6 +39,9 @@ pub struct Snapshot {
     pub config: Config,
     pub routes: Table<Arc<Route>>,
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub identities: Identities,
+    /// All rules, whichever route takes them.
+    pub limits: Limits,
     pub listeners: HashMap<String, Arc<ListenerRules>>,
     pub trusted: TrustedProxies,
     pub shield: Arc<Shield>,
@@ -62,12 +69,15 @@ impl Snapshot {
     pub fn build(config: Config, state: &State, revision: u64) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let upstreams = upstream::build_all(&config, state, &mut faults);
-        let routes = route::build_all(&config, &upstreams, state, &mut faults);
+        let identities = Identities::build(&config, state, &mut faults);
+        let rules = limits::build_all(&config, state, &mut faults);
+        let parts = (&upstreams, &identities, rules.as_ref());
+        let routes = route::build_all(&config, &parts, state, &mut faults);
         let listeners = config.listeners.iter().map(|(name, settings)| {
             let rules = ListenerRules::new(name, settings, state);
             (name.clone(), Arc::new(rules))
         });
-        let Some(routes) = routes.filter(|_| !faults.has_errors()) else {
+        let (Some(routes), Some(rules), false) = (routes, rules, faults.has_errors()) else {
             return Err(faults.0);
         };
         let shield = Shield::new(
@@ -81,6 +91,8 @@ impl Snapshot {
             shield: Arc::new(shield),
             routes,
             upstreams,
+            identities,
+            limits: rules.all(),
             listeners: listeners.collect(),
             trusted: TrustedProxies::new(&config.server.trusted_proxies),
             config,

@@ -1,9 +1,13 @@
 //! A route ready to serve: its pool found, its rewrites and headers compiled.
 
-use super::{State, TunnelCounts, Upstream, at};
+use super::limits::Rules;
+use super::{Identities, State, TunnelCounts, Upstream, at};
 use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::RouteMetrics;
+use crate::stage::identity::chain::Chain;
+use crate::stage::limit::limits::Limits;
+use crate::stage::route::cors::Cors;
 use crate::stage::route::rewrite::{Location, Rewrite};
 use crate::stage::route::settings::{HeaderRules, Respond, Settings};
 use crate::stage::route::table::Table;
@@ -16,12 +20,16 @@ pub struct Route {
     pub name: String,
     pub settings: Settings,
     pub action: Action,
+    /// None: anybody may call.
+    pub identity: Option<Chain>,
+    pub cors: Option<Cors>,
     /// How the path changes on its way to the endpoint.
     pub rewrite: Rewrite,
     pub host_header: Option<HeaderValue>,
     pub request_headers: HeaderChanges,
     pub response_headers: HeaderChanges,
     pub tunnels: Arc<TunnelCounts>,
+    pub limits: Limits,
     pub metrics: Arc<RouteMetrics>,
 }
 
@@ -55,15 +63,22 @@ impl Route {
     }
 }
 
+/// What routes are made of: pools, ways to identify and rules, by name.
+pub(super) type Parts<'a> = (
+    &'a BTreeMap<String, Arc<Upstream>>,
+    &'a Identities,
+    Option<&'a Rules>,
+);
+
 pub(super) fn build_all(
     config: &Config,
-    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    parts: &Parts<'_>,
     state: &State,
     faults: &mut Faults,
 ) -> Option<Table<Arc<Route>>> {
     let mut routes = Vec::new();
     for (name, settings) in &config.routes {
-        if let Some(route) = build(name, settings, upstreams, state, faults) {
+        if let Some(route) = build(name, settings, parts, state, faults) {
             routes.push((name.as_str(), settings, Arc::new(route)));
         }
     }
@@ -79,7 +94,7 @@ pub(super) fn build_all(
 fn build(
     name: &str,
     settings: &Settings,
-    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    (upstreams, identities, rules): &Parts<'_>,
     state: &State,
     faults: &mut Faults,
 ) -> Option<Route> {
@@ -94,9 +109,20 @@ fn build(
         Some(Ok(value)) => Some(value),
         None => None,
     };
+    let cors = match &settings.cors {
+        Some(cors) => Some(Cors::compile(cors)?),
+        None => None,
+    };
+    // A route whose methods are not all there must not be open: it is not there either.
+    let identity = identities.chain(&settings.identity.0);
+    if identity.is_none() && !settings.identity.is_empty() {
+        return None;
+    }
     Some(Route {
         name: name.to_owned(),
         action,
+        identity,
+        cors,
         rewrite,
         host_header,
         request_headers: HeaderChanges::compile(
@@ -110,6 +136,7 @@ fn build(
             faults,
         ),
         tunnels: state.tunnels(name),
+        limits: rules.as_ref()?.of_route(settings),
         metrics: state.metrics.route(name),
         settings: settings.clone(),
     })

@@ -2,10 +2,13 @@
 
 use super::{TunnelCounts, Upstream};
 use crate::observe::metrics::Metrics;
+use crate::stage::identity::jwks::Jwks;
+use crate::stage::limit::counters::Counters;
 use crate::stage::listen::shield::Counts;
 use crate::stage::upstream::endpoint::Registry;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::store::redis;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 /// Lives as long as the process.
@@ -19,6 +22,11 @@ pub struct State {
     pub open_files_max: u64,
     tunnels: Mutex<HashMap<String, Arc<TunnelCounts>>>,
     upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
+    jwks: Mutex<BTreeMap<String, Arc<Jwks>>>,
+    /// What limits have counted, by the Redis in which they count. As a rule there is one.
+    counters: Mutex<Vec<(Option<redis::Settings>, Weak<Counters>)>>,
+    /// The name of this process among those that share a store.
+    instance: String,
     /// Signs sticky cookies of pools that name no secret.
     pub(super) made_up_secret: [u8; 32],
 }
@@ -41,6 +49,9 @@ impl State {
             open_files_max,
             tunnels: Mutex::default(),
             upstreams: Mutex::default(),
+            jwks: Mutex::default(),
+            counters: Mutex::default(),
+            instance: format!("{:016x}", fastrand::u64(..)),
             made_up_secret,
         })
     }
@@ -57,6 +68,19 @@ impl State {
         Arc::clone(tunnels.entry(route.to_owned()).or_default())
     }
 
+    /// The counters that are kept in this Redis, or in memory; made if no snapshot uses them yet.
+    pub fn counters(&self, settings: Option<&redis::Settings>) -> Result<Arc<Counters>, String> {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.retain(|(_, kept)| kept.strong_count() > 0);
+        let kept = counters.iter().find(|(of, _)| of.as_ref() == settings);
+        if let Some(kept) = kept.and_then(|(_, kept)| kept.upgrade()) {
+            return Ok(kept);
+        }
+        let made = Counters::start(settings, &self.instance, &self.metrics)?;
+        counters.push((settings.cloned(), Arc::downgrade(&made)));
+        Ok(made)
+    }
+
     /// The pool in force under this name, to be kept if its settings did not change.
     pub(super) fn upstream(&self, pool: &str) -> Option<Arc<Upstream>> {
         let upstreams = self
@@ -64,6 +88,18 @@ impl State {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         upstreams.get(pool).cloned()
+    }
+
+    /// The fetched keys in force of this method, to be kept if their source did not change.
+    pub(super) fn jwks(&self, method: &str) -> Option<Arc<Jwks>> {
+        let jwks = self.jwks.lock().unwrap_or_else(PoisonError::into_inner);
+        jwks.get(method).cloned()
+    }
+
+    /// The fetched keys of the snapshot that was put in force.
+    pub fn keep_jwks(&self, jwks: &BTreeMap<String, Arc<Jwks>>) {
+        let mut kept = self.jwks.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.clone_from(jwks);
     }
 
     /// The pools of the snapshot that was put in force.

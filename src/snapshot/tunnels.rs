@@ -4,7 +4,6 @@ use crate::observe::metrics::{Counted, RouteMetrics};
 use crate::stage::route::settings::WebSocket as Settings;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,14 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Default)]
 pub struct TunnelCounts {
     total: AtomicU32,
-    by_user: Mutex<HashMap<IpAddr, u32>>,
+    by_user: Mutex<HashMap<Arc<str>, u32>>,
 }
 
 /// A place that is taken; given back on drop.
 #[derive(Debug)]
 pub struct Tunnel {
     counts: Arc<TunnelCounts>,
-    user: IpAddr,
+    user: Arc<str>,
     _counted: Counted,
 }
 
@@ -27,7 +26,7 @@ impl TunnelCounts {
     /// Takes a place, or says which limit stands in the way.
     pub fn open(
         self: &Arc<Self>,
-        user: IpAddr,
+        user: Arc<str>,
         limits: &Settings,
         metrics: &RouteMetrics,
     ) -> Result<Tunnel, &'static str> {
@@ -35,7 +34,7 @@ impl TunnelCounts {
         if self.total.load(Relaxed) >= limits.max {
             return Err("total");
         }
-        let mine = by_user.entry(user).or_insert(0);
+        let mine = by_user.entry(Arc::clone(&user)).or_insert(0);
         if *mine >= limits.max_per_user {
             return Err("user");
         }
@@ -60,16 +59,16 @@ impl Drop for Tunnel {
             .by_user
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        release(&mut by_user, self.user);
+        release(&mut by_user, &self.user);
         self.counts.total.fetch_sub(1, Relaxed);
     }
 }
 
-fn release<S: BuildHasher>(by_user: &mut HashMap<IpAddr, u32, S>, user: IpAddr) {
-    if let Some(mine) = by_user.get_mut(&user) {
+fn release<S: BuildHasher>(by_user: &mut HashMap<Arc<str>, u32, S>, user: &str) {
+    if let Some(mine) = by_user.get_mut(user) {
         *mine -= 1;
         if *mine == 0 {
-            by_user.remove(&user);
+            by_user.remove(user);
         }
     }
 }
@@ -78,7 +77,6 @@ fn release<S: BuildHasher>(by_user: &mut HashMap<IpAddr, u32, S>, user: IpAddr) 
 mod tests {
     use super::*;
     use crate::observe::metrics::Metrics;
-    use std::net::Ipv4Addr;
 
     #[test]
     fn places_are_limited_by_user_and_in_total_and_given_back() {
@@ -89,14 +87,15 @@ mod tests {
             ..Settings::default()
         };
         let metrics = Metrics::new("test").route("chat");
-        let [a, b] = [1, 2].map(|last| IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)));
-        let first = counts.open(a, &limits, &metrics).expect("a place");
-        let _second = counts.open(a, &limits, &metrics).expect("a place");
-        assert_eq!(counts.open(a, &limits, &metrics).map(drop), Err("user"));
-        let _third = counts.open(b, &limits, &metrics).expect("a place");
-        assert_eq!(counts.open(b, &limits, &metrics).map(drop), Err("total"));
+        let [a, b] = ["alice", "address:10.0.0.2"].map(Arc::<str>::from);
+        let (a, b) = (|| Arc::clone(&a), || Arc::clone(&b));
+        let first = counts.open(a(), &limits, &metrics).expect("a place");
+        let _second = counts.open(a(), &limits, &metrics).expect("a place");
+        assert_eq!(counts.open(a(), &limits, &metrics).map(drop), Err("user"));
+        let _third = counts.open(b(), &limits, &metrics).expect("a place");
+        assert_eq!(counts.open(b(), &limits, &metrics).map(drop), Err("total"));
         drop(first);
-        assert!(counts.open(a, &limits, &metrics).is_ok());
+        assert!(counts.open(a(), &limits, &metrics).is_ok());
         assert_eq!(counts.total(), 2, "the place just taken was given back");
     }
 }

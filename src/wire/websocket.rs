@@ -16,24 +16,36 @@ pub struct FrameTracker {
 }
 
 impl FrameTracker {
-    pub fn pass(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
+    pub fn pass(&mut self, bytes: &[u8]) {
+        let mut passed = 0;
+        while passed < bytes.len() {
+            passed += self.pass_frame(&bytes[passed..]);
+        }
+    }
+
+    /// Up to the end of the frame that is under way, or all if it does not end here: how many bytes that is.
+    pub fn pass_frame(&mut self, bytes: &[u8]) -> usize {
+        let mut passed = 0;
+        while let Some(byte) = bytes.get(passed) {
             if self.left > 0 {
-                let part = usize::try_from(self.left)
-                    .unwrap_or(usize::MAX)
-                    .min(bytes.len());
+                let rest = bytes.len() - passed;
+                let part = usize::try_from(self.left).unwrap_or(usize::MAX).min(rest);
                 self.left -= part as u64;
-                bytes = &bytes[part..];
-                continue;
+                passed += part;
+            } else {
+                self.head[self.come] = *byte;
+                self.come += 1;
+                passed += 1;
+                if let Some(payload) = payload_of(&self.head[..self.come]) {
+                    self.left = payload;
+                    self.come = 0;
+                }
             }
-            self.head[self.come] = bytes[0];
-            self.come += 1;
-            bytes = &bytes[1..];
-            if let Some(payload) = payload_of(&self.head[..self.come]) {
-                self.left = payload;
-                self.come = 0;
+            if self.is_between_frames() {
+                break;
             }
         }
+        passed
     }
 
     /// Whether a frame may be put in here.

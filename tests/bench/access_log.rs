@@ -26,6 +26,8 @@ fn record(time: SystemTime) -> Record<'static> {
         path: b"/api/v1/users/12345/posts?page=2&order=newest",
         status: 200,
         upstream_status: Some(200),
+        user: None,
+        key: None,
         route: Some("app"),
         pool: Some("app"),
         endpoint: Some("10.0.0.1:8080"),
@@ -40,6 +42,7 @@ fn record(time: SystemTime) -> Record<'static> {
         ),
         ending: Ending::Completed,
         code: None,
+        limit: None,
         websocket: false,
     }
 }

@@ -14,6 +14,8 @@
 mod config;
 mod cookie;
 mod forwarded;
+mod http1;
+mod identity;
 mod mutate;
 mod proxy_protocol;
 mod route;

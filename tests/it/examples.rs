@@ -1,8 +1,8 @@
 //! Every file in `conf/` is loaded, and each example does what it promises.
 
 use crate::harness::{
-    Authority, Client, ClientH2, Gateway, Leaf, Port, Reply, ReplyH2, Seen, Tls, Upstream,
-    UpstreamH2, WebSocket, body_of, eventually, finish, silence,
+    Authority, Client, ClientH2, Gateway, Leaf, Port, RedisServer, Reply, ReplyH2, Seen, Signer,
+    Tls, Upstream, UpstreamH2, WebSocket, body_of, claims, eventually, finish, hash, silence,
 };
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
@@ -554,6 +554,51 @@ async fn retries_and_timeouts() {
 }
 
 #[tokio::test]
+async fn limits() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let secret = "a secret of more than thirty-two bytes";
+    let mut alice = claims("alice");
+    alice["aud"] = "authenticated".into();
+    let token = format!("Bearer {}", Signer::secret(secret).claims(&alice));
+    let ours = [("authorization", token.as_str())];
+    for url in ["memory".to_owned(), redis.url()] {
+        let values: &[(&str, &dyn Display)] = &[
+            ("BACKEND", &app),
+            ("REDIS_URL", &url),
+            ("JWT_SECRET", &secret),
+        ];
+        let gateway = start("limits", values).await;
+        let mut client = Client::connect(&gateway).await;
+        assert_eq!(client.get("/").await.status, 401);
+        let mut statuses = BTreeMap::new();
+        for target in ["/", "/search", "/health"] {
+            for _ in 0..40 {
+                let answer = client.request("GET", target, &ours, b"").await;
+                let status = answer.status;
+                *statuses.entry((target, status)).or_insert(0) += 1;
+            }
+        }
+        // A minute may have ended on the way, and a place in the bucket comes free every 100 ms.
+        let count = |target, status| statuses.get(&(target, status)).copied().unwrap_or(0);
+        assert!((30..=35).contains(&count("/", 200)), "{statuses:?}");
+        assert!((5..=39).contains(&count("/search", 200)), "{statuses:?}");
+        assert_eq!(count("/health", 200), 40);
+        for status in [200, 200, 429] {
+            let answer = client.request("POST", "/upload", &ours, b"file").await;
+            assert_eq!(answer.status, status, "{}", answer.text());
+            let policy = answer.header("ratelimit-policy").unwrap_or_default();
+            assert!(policy.contains("\"uploads\";q=2;w=3600"), "{policy}");
+        }
+        let mode = gateway.status().await["limits"]["mode"].clone();
+        let expected = if url == "memory" { "memory" } else { "redis" };
+        assert_eq!(mode, expected);
+        gateway.settled().await;
+    }
+    let minute = redis.ask("KEYS ratelimit:alice:*");
+    assert!(!minute.is_empty(), "an application can read it");
+}
+
+#[tokio::test]
 async fn limits_and_queue() {
     let release = Arc::new(Notify::new());
     let held = Arc::clone(&release);
@@ -815,6 +860,54 @@ async fn h2c() {
         protocols[0].as_str().unwrap().starts_with("HTTP/2"),
         "{protocols:?}"
     );
+}
+
+#[tokio::test]
+async fn identity() {
+    let app = Upstream::named("app").await;
+    let secret = "a secret of more than thirty-two bytes";
+    let hash = format!("sha256:{}", hash(b"om_robot"));
+    let values: &[(&str, &dyn Display)] = &[
+        ("BACKEND", &app),
+        ("JWT_SECRET", &secret),
+        ("KEY_HASH", &hash),
+    ];
+    let gateway = start("identity", values).await;
+    let mut alice = claims("alice");
+    alice["aud"] = "authenticated".into();
+    alice["email"] = "alice@example.com".into();
+    let token = format!("Bearer {}", Signer::secret(secret).claims(&alice));
+    let (token, key) = (("authorization", token.as_str()), ("x-api-key", "om_robot"));
+    let (page, wrong) = (
+        ("origin", "https://app.example.com"),
+        ("authorization", "Bearer ey.."),
+    );
+    let mut client = Client::connect(&gateway).await;
+    for (path, header, status, user) in [
+        ("/", page, 200, None),
+        ("/", token, 200, Some("alice")),
+        ("/", wrong, 401, None),
+        ("/api/x", page, 401, None),
+        ("/api/x", token, 200, Some("alice")),
+        ("/api/x", key, 200, Some("robot")),
+        ("/api/x?key=om_robot", page, 200, Some("robot")),
+        ("/api/deploy/x", key, 200, Some("robot")),
+        ("/api/deploy/x", token, 401, None),
+    ] {
+        let before = app.count();
+        let answer = client.request("GET", path, &[header], b"").await;
+        assert_eq!(answer.status, status, "{path} {}", answer.text());
+        assert_eq!(app.count() - before, usize::from(status == 200));
+        if status == 200 {
+            let seen = app.last().await;
+            assert_eq!(seen.header("x-user-id"), user, "{path}");
+            let email = seen.header("x-user-email");
+            assert_eq!(email.is_some(), user == Some("alice"), "{path}");
+        }
+    }
+    let asked = [page, ("access-control-request-method", "DELETE")];
+    let answer = client.request("OPTIONS", "/api/x", &asked, b"").await;
+    assert_eq!(answer.header("access-control-allow-origin"), Some(page.1));
 }
 
 fn shipped() -> Vec<PathBuf> {

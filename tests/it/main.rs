@@ -23,6 +23,8 @@ mod forwarded;
 mod front;
 mod health;
 mod hostile;
+mod identity;
+mod limit;
 mod listen;
 mod observe;
 mod reload;

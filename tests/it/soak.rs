@@ -147,7 +147,7 @@ async fn a_thousand_reloads_change_nothing() {
     let upstream = app_with_everything().await;
     let yaml = |nth: u32| {
         let route = format!(
-            "websocket: {{ max_per_user: 1000 }}, response_headers: {{ set: {{ x-nth: '{nth}' }} }}"
+            "websocket: {{ max_per_user: 1000 }}\nresponse_headers: {{ set: {{ x-nth: '{nth}' }} }}"
         );
         app(&[&upstream], "", &route)
     };
@@ -193,6 +193,10 @@ async fn a_thousand_reloads_change_nothing() {
 /// Half an hour (`SOAK_MINUTES`) of mixed load while endpoints die and return and the configuration changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make soak"]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long is said by whoever starts it"
+)]
 async fn faults_leave_nothing_behind() {
     let minutes = std::env::var("SOAK_MINUTES").ok();
     let minutes: u64 = minutes.and_then(|text| text.parse().ok()).unwrap_or(30);
@@ -201,10 +205,10 @@ async fn faults_leave_nothing_behind() {
         app_with_everything().await,
         app_with_everything().await,
     );
-    let pool = "health: { interval: 2s }, slow_start: 2s";
+    let pool = "health: { interval: 2s }\nslow_start: 2s";
     let yaml = |nth: u64| {
         let route = format!(
-            "websocket: {{ max_per_user: 1000 }}, response_headers: {{ set: {{ x-nth: '{nth}' }} }}"
+            "websocket: {{ max_per_user: 1000 }}\nresponse_headers: {{ set: {{ x-nth: '{nth}' }} }}"
         );
         app(&[&a, &b, &c], pool, &route)
     };

@@ -1,7 +1,10 @@
 //! What a document may say only as a whole: names that must exist, values that must agree.
 
+mod identity;
+pub mod limits;
 mod listeners;
 mod pools;
+mod redis;
 mod routes;
 mod stages;
 mod words;
@@ -34,12 +37,16 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
         absent,
     };
     server(&config.server, &mut report);
+    redis::check(&mut report);
     names("listeners", config.listeners.keys(), &mut report);
     names("pools", config.pools.keys(), &mut report);
+    names("identity", config.identity.keys(), &mut report);
     names("routes", config.routes.keys(), &mut report);
     listeners::check(&mut report);
     pools::check(&mut report);
+    identity::check(&mut report);
     routes::check(&mut report);
+    limits::check(&mut report);
     stages::check(&mut report);
     report.found
 }

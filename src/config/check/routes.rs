@@ -1,6 +1,6 @@
 //! Routes: names that exist, patterns that can match, rules that can be carried out.
 
-use super::{Report, words};
+use super::{Report, identity, words};
 use crate::base::fault::KeyPath;
 use crate::stage::route::settings::{HeaderRules, Redirect, Respond, Settings, WebSocket};
 use std::collections::{BTreeSet, HashSet};
@@ -37,6 +37,7 @@ pub(super) fn check(report: &mut Report<'_>) {
 fn route(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
     matching(at, settings, report);
     listeners(at, settings, report);
+    identity::chain(at, settings, report);
     action(at, settings, report);
     let names = patterns(at, settings, report);
     rewriting(at, settings, names.as_ref(), report);
@@ -323,7 +324,7 @@ fn header_rules(at: &KeyPath, rules: &HeaderRules, report: &mut Report<'_>) {
     }
 }
 
-fn own_header(name: &str) -> Option<&'static str> {
+pub(super) fn own_header(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
     let own = OWN_HEADERS.iter().find(|(own, _)| *own == name);
     let proxy = name.starts_with("proxy-");

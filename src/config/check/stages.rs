@@ -2,6 +2,8 @@
 
 use super::Report;
 use crate::base::fault::{Faults, KeyPath, Severity};
+use crate::stage::identity::build;
+use crate::stage::identity::jwks::Jwks;
 use crate::stage::listen::settings::CertificateSettings;
 use crate::stage::listen::tls;
 use crate::stage::route::conflict;
@@ -18,6 +20,7 @@ pub(super) fn check(report: &mut Report<'_>) {
     let mut faults = Faults::default();
     certificates(report, &mut faults);
     pools(report, &mut faults);
+    identity(report, &mut faults);
     routes(report, &mut faults);
     for fault in faults.0 {
         match fault.severity {
@@ -69,6 +72,18 @@ fn pools(report: &Report<'_>, faults: &mut Faults) {
             && let Some(peers) = PeerTemplate::build(name, settings, &at, faults)
         {
             Probe::build(settings, Arc::new(peers), &at, faults);
+        }
+    }
+}
+
+/// Files of keys, and places to fetch keys from; nothing is fetched.
+fn identity(report: &Report<'_>, faults: &mut Faults) {
+    let section = KeyPath::root().key("identity");
+    for (name, settings) in &report.config.identity {
+        let at = section.key(name);
+        if report.is_clean(&at) {
+            let jwks = |source| Arc::new(Jwks::new(source));
+            build::build(name, settings, &at, jwks, faults);
         }
     }
 }

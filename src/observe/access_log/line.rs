@@ -67,6 +67,8 @@ fn upstream(out: &mut Vec<u8>, record: &Record<'_>) {
             number(out, u64::from(status));
         },
     );
+    maybe_word(out, b",\"user\":", record.user);
+    maybe_word(out, b",\"key\":", record.key);
     maybe_word(out, b",\"route\":", record.route);
     maybe_word(out, b",\"pool\":", record.pool);
     maybe_word(out, b",\"endpoint\":", record.endpoint);
@@ -110,6 +112,7 @@ fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
     });
     word(out, b",\"ending\":", record.ending.name());
     maybe_word(out, b",\"code\":", record.code);
+    maybe_word(out, b",\"limit\":", record.limit);
     let websocket: &[u8] = if record.websocket { b"true" } else { b"false" };
     out.extend_from_slice(b",\"websocket\":");
     out.extend_from_slice(websocket);

@@ -25,6 +25,8 @@ fn sample() -> Record<'static> {
         path: b"/a/b?q=1&token=secret",
         status: 200,
         upstream_status: Some(200),
+        user: Some("alice"),
+        key: None,
         route: Some("app"),
         pool: Some("app"),
         endpoint: Some("10.0.0.1:8080"),
@@ -37,6 +39,7 @@ fn sample() -> Record<'static> {
         user_agent: Some(b"curl/8.5.0"),
         ending: Ending::Completed,
         code: None,
+        limit: None,
         websocket: false,
     }
 }
@@ -60,9 +63,9 @@ fn a_line_says_everything_in_a_fixed_order() {
             r#"{"time":"2023-11-14T22:13:20.123Z","request_id":"0198c2f0-aaaa","#,
             r#""trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","client":"203.0.113.9","peer":"[::1]:4000","#,
             r#""listener":"https","protocol":"HTTP/2","tls":"TLSv1.3","method":"GET","host":"app.example.com","#,
-            r#""path":"/a/b?q=1&token=***","status":200,"upstream_status":200,"route":"app","pool":"app","#,
+            r#""path":"/a/b?q=1&token=***","status":200,"upstream_status":200,"user":"alice","key":null,"route":"app","pool":"app","#,
             r#""endpoint":"10.0.0.1:8080","retries":0,"duration_ms":12.345,"connect_ms":null,"first_byte_ms":9.001,"#,
-            r#""bytes_in":0,"bytes_out":1024,"user_agent":"curl/8.5.0","ending":"completed","code":null,"websocket":false}"#,
+            r#""bytes_in":0,"bytes_out":1024,"user_agent":"curl/8.5.0","ending":"completed","code":null,"limit":null,"websocket":false}"#,
             "\n"
         )
     );
@@ -106,6 +109,8 @@ fn a_line_is_bounded_whatever_the_caller_sends() {
     let record = Record {
         request_id: &long_text,
         trace_id: &long_text,
+        user: Some(&long_text),
+        key: Some(&long_text),
         method: &long_text,
         host: &long,
         path: &long,
@@ -138,6 +143,7 @@ proptest! {
             protocol: &words[5],
             method: &words[6],
             code: Some(&words[7]),
+            limit: Some(&words[7]),
             host: &host,
             path: &path,
             user_agent: Some(&agent),

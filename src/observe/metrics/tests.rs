@@ -42,9 +42,23 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     listener.rejected("full");
     listener.shed("in_flight");
     listener.handshake("ok");
+    let identity = metrics.identity("users");
+    identity.known();
+    identity.refused("expired");
+    identity.fetched(true);
+    identity.age(Duration::from_secs(7));
+    let rule = metrics.rule("per_user");
+    rule.refused.inc();
+    metrics.limits().set_mode("redis");
+    let store = metrics.store();
+    store.duration.observe(0.000_07);
+    assert!(store.answers(true) && !store.answers(true) && store.answers(false));
     metrics.reloaded(true, 1_700_000_000);
     metrics.certificate("example.com", 1_800_000_000);
-    (metrics, vec![route, pool, endpoint, listener])
+    (
+        metrics,
+        vec![route, pool, endpoint, listener, identity, rule],
+    )
 }
 
 fn value(metrics: &Metrics, series: &str) -> Option<String> {
@@ -87,6 +101,8 @@ fn rows_follow_the_naming_rules() {
         "name",
         "certificate",
         "version",
+        "rule",
+        "mode",
     ]
     .into();
     for row in Metrics::ROWS {

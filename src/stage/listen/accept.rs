@@ -5,6 +5,7 @@ use super::conn::{Arrived, Connection, ConnectionFacts};
 use super::proxy_protocol;
 use super::settings::Settings;
 use super::shield::{Entry, GREETING_MAX, Shield};
+use super::shown;
 use super::socket::{CallerSocket, ListenSocket, SocketFile};
 use super::tls::TlsSlot;
 use crate::base::client::Peer;
@@ -198,6 +199,7 @@ impl Listener {
             listener: Arc::clone(&self.name),
             peer,
             tls: self.tls.is_some(),
+            certificate: None,
             handshake: None,
         };
         let mut ahead = Vec::new();
@@ -231,6 +233,8 @@ impl Listener {
             .handshake(if shaken.is_ok() { "ok" } else { "failed" });
         match shaken {
             Ok(stream) => {
+                let shown = stream.get_ssl().and_then(|tls| tls.peer_certificate_der());
+                facts.certificate = shown.and_then(shown::read).map(Arc::new);
                 facts.handshake = stream.get_ssl_digest();
                 Ok(Arrived {
                     http2: stream.selected_alpn_proto() == Some(ALPN::H2),

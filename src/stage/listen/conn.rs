@@ -1,7 +1,7 @@
 //! One caller's connection: a socket, and the facts that are known before its first request.
 
 use super::socket::CallerSocket;
-use crate::base::client::Peer;
+use crate::base::client::{Peer, ShownCertificate};
 use async_trait::async_trait;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -32,6 +32,8 @@ pub struct ConnectionFacts {
     pub peer: Peer,
     /// Whether TLS ends here.
     pub tls: bool,
+    /// The certificate that the caller has shown, and that was verified.
+    pub certificate: Option<Arc<ShownCertificate>>,
     /// What was agreed on: version, cipher, the caller's certificate.
     pub handshake: Option<Arc<SslDigest>>,
 }

@@ -114,6 +114,7 @@ pub fn client(
         peer,
         trusted: trusted.trusts(peer),
         tls,
+        certificate: None,
     };
     if !client.trusted {
         return client;

@@ -8,6 +8,7 @@ pub mod proxy_protocol;
 pub mod resolver;
 pub mod settings;
 pub mod shield;
+mod shown;
 pub mod socket;
 pub mod tls;
 pub mod trace;

@@ -1,6 +1,7 @@
 //! Which: from a request head to the route that serves it.
 
 pub mod conflict;
+pub mod cors;
 pub mod explain;
 pub mod host;
 pub mod path;

@@ -1,5 +1,7 @@
 //! A route as it is written: what it matches, and what is done with it.
 
+use super::cors::Settings as CorsSettings;
+use crate::base::principal::Principal;
 use crate::base::units::{Bytes, OneOrMany, Period};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,17 @@ pub struct Settings {
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub listener: OneOrMany<String>,
 
+    /// Who may call: names of methods under `identity`, tried in this order. A caller without a credential is
+    /// left to the next method; one with a wrong credential is refused. The credential is not passed on; the
+    /// endpoint is told the user in `X-User-Id`. Empty: anybody, and credentials are the endpoint's business.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub identity: OneOrMany<String>,
+    /// Who of the identified may call; others are answered 403.
+    #[serde(skip_serializing_if = "Allow::is_empty")]
+    pub allow: Allow,
+    /// Which pages of other origins may call, as browsers ask (CORS). Absent: the endpoint's business.
+    pub cors: Option<CorsSettings>,
+
     /// Forward to this pool. Give exactly one of `pool`, `redirect`, `respond`.
     pub pool: Option<String>,
     /// Answer with a redirect.
@@ -50,6 +63,9 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// The largest request body taken (413 beyond it). Default `16MiB`.
     pub body_max: Bytes,
+    /// Rules of `limits` that requests through this route are counted by. Absent: all of them if the route
+    /// forwards, none otherwise. Empty: none.
+    pub limits: Option<OneOrMany<String>>,
     /// `WebSocket` upgrades through this route.
     pub websocket: WebSocket,
 }
@@ -62,6 +78,9 @@ impl Default for Settings {
             method: OneOrMany::default(),
             headers: BTreeMap::new(),
             listener: OneOrMany::default(),
+            identity: OneOrMany::default(),
+            allow: Allow::default(),
+            cors: None,
             pool: None,
             redirect: None,
             respond: None,
@@ -72,8 +91,39 @@ impl Default for Settings {
             response_headers: HeaderRules::default(),
             timeouts: Timeouts::default(),
             body_max: Bytes::mib(16),
+            limits: None,
             websocket: WebSocket::default(),
         }
+    }
+}
+
+/// Who of the identified may call. A caller must satisfy each key that is given.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Allow {
+    /// One of these users.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub user: OneOrMany<String>,
+    /// A user of one of these plans.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub plan: OneOrMany<String>,
+    /// A user with one of these roles.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub role: OneOrMany<String>,
+}
+
+impl Allow {
+    pub fn is_empty(&self) -> bool {
+        self.user.is_empty() && self.plan.is_empty() && self.role.is_empty()
+    }
+
+    pub fn admits(&self, principal: &Principal) -> bool {
+        let is_among = |list: &OneOrMany<String>, word: &str| list.iter().any(|one| one == word);
+        let plan = principal.plan.as_deref().unwrap_or_default();
+        let mut roles = principal.roles.iter();
+        (self.user.is_empty() || is_among(&self.user, &principal.user))
+            && (self.plan.is_empty() || is_among(&self.plan, plan))
+            && (self.role.is_empty() || roles.any(|role| is_among(&self.role, role)))
     }
 }
 
@@ -171,7 +221,7 @@ pub struct WebSocket {
     pub origins: OneOrMany<String>,
     /// Open at once through this route, in total. Default 10000.
     pub max: u32,
-    /// Open at once by one user (until a caller is identified: one address, IPv6 by /64). Default 100.
+    /// Open at once by one user (of callers without identity: one address, IPv6 by /64). Default 100.
     pub max_per_user: u32,
 }
 
@@ -184,5 +234,48 @@ impl Default for WebSocket {
             max: 10_000,
             max_per_user: 100,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::principal::Proof;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_caller_must_satisfy_each_list() {
+        let method: Arc<str> = "m".into();
+        let mut alice = Principal::named("alice", Proof::Token, &method).unwrap();
+        alice.plan = Some("pro".into());
+        alice.roles = vec!["editor".into(), "admin".into()];
+        let list = |words: &[&str]| OneOrMany(words.iter().map(ToString::to_string).collect());
+        for (user, plan, role, admitted) in [
+            (&[][..], &[][..], &[][..], true),
+            (&["bob", "alice"], &[], &[], true),
+            (&["bob"], &[], &[], false),
+            (&[], &["pro"], &[], true),
+            (&[], &["free"], &[], false),
+            (&[], &[], &["admin"], true),
+            (&[], &[], &["owner"], false),
+            (&["alice"], &["pro"], &["owner"], false),
+            (&["alice"], &["pro"], &["editor"], true),
+        ] {
+            let allow = Allow {
+                user: list(user),
+                plan: list(plan),
+                role: list(role),
+            };
+            assert_eq!(allow.admits(&alice), admitted, "{allow:?}");
+        }
+        let stranger = Principal::anonymous([192, 0, 2, 1].into(), &method);
+        let allow = Allow {
+            plan: list(&[""]),
+            ..Allow::default()
+        };
+        assert!(
+            allow.admits(&stranger),
+            "no plan is the empty one; `check` takes no empty words"
+        );
     }
 }

@@ -28,6 +28,7 @@ const ENDINGS: &[&str] = &[
     "cut_by_drain",
     "client_left",
     "refused",
+    "identity_unavailable",
     "overloaded",
     "no_route",
     "bad_request",

@@ -1,0 +1,36 @@
+//! Limits: who a request is to the rules of its route, and what they say of it.
+
+use super::context::RequestContext;
+use crate::base::client::Client;
+use crate::base::reject::Reject;
+use crate::snapshot::Route;
+use crate::stage::limit::counters::Now;
+use crate::stage::limit::rule::Subject;
+
+/// Counts the request under the rules of its route, or refuses it. What it holds it gives back when it ends.
+pub async fn acquire(ctx: &mut RequestContext, route: &Route) -> Result<(), Reject> {
+    if route.limits.is_empty() {
+        return Ok(());
+    }
+    let decision = route.limits.acquire(&subject(ctx, route), Now::read).await;
+    if let Some(admission) = &mut ctx.admission {
+        admission.limit_headers = decision.headers;
+        admission.permits = decision.permits;
+    }
+    decision.reject.map_or(Ok(()), Err)
+}
+
+/// Of an anonymous caller the address stands for the user. Whoever settles which model is asked says so here.
+fn subject<'a>(ctx: &'a RequestContext, route: &'a Route) -> Subject<'a> {
+    let principal = ctx.principal();
+    let client = ctx.arrival.as_ref().map(|arrival| &arrival.client);
+    Subject {
+        user: principal.and_then(|who| who.known_user()),
+        plan: principal.and_then(|who| who.plan.as_deref()),
+        key: principal.and_then(|who| who.key.as_deref()),
+        provider: None,
+        model: None,
+        route: Some(&route.name),
+        address: client.map(Client::subscriber),
+    }
+}
