@@ -33,6 +33,7 @@ mod shield;
 mod shutdown;
 mod soak;
 mod systemd;
+mod unix;
 mod upgrade;
 mod upstream;
 mod websocket;
