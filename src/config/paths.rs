@@ -2,6 +2,7 @@
 
 use super::Config;
 use crate::stage::identity::settings::Settings as Identity;
+use crate::stage::listen::address::ListenAddress;
 use std::path::{Path, PathBuf};
 
 /// Every key whose value is a path, in one place.
@@ -9,6 +10,17 @@ pub fn resolve(config: &mut Config, folder: &Path) {
     let log = &mut config.server.access_log;
     if !matches!(log.as_str(), "stdout" | "off" | "") {
         *log = folder.join(&*log).to_string_lossy().into_owned();
+    }
+    for listener in config.listeners.values_mut() {
+        for address in &mut listener.address.0 {
+            if let ListenAddress::Unix(path) = address
+                && !path.as_os_str().is_empty()
+            {
+                let joined = folder.join(&*path);
+                // As systemd names it, and as it is known after an upgrade.
+                *path = std::path::absolute(&joined).unwrap_or(joined);
+            }
+        }
     }
     if let Some(redis) = &mut config.redis {
         join(folder, &mut redis.ca);

@@ -168,6 +168,8 @@ fn custom_fix(what: &str) -> &'static str {
         "invalid socket address syntax" => {
             "write `address:port`, such as `0.0.0.0:8080` or `[::]:8080`"
         }
+        "a path without `unix:` before it" => "write it like `unix:/run/onemind/web.sock`",
+        "not the mode of a file" => "write three octal digits, such as `\"0660\"`",
         "invalid IP address syntax" => "write a network such as `10.0.0.0/8` or `fd00::/8`",
         _ => "",
     }

@@ -1,6 +1,6 @@
 //! An example backend: says its own name, has `/health`, echoes WebSockets, can be slow, killed and revived.
 
-use crate::stage::listen::accept;
+use crate::stage::listen::socket;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -32,7 +32,7 @@ pub struct Backend {
 impl Backend {
     /// Serves on a free port of the loopback interface.
     pub fn start(name: &'static str) -> io::Result<Self> {
-        let socket = accept::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let socket = socket::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let address = socket.local_addr()?;
         Ok(Self {
             name,
@@ -53,7 +53,7 @@ impl Backend {
     pub fn revive(&self) -> io::Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.is_none() {
-            *running = Some(serve(self.name, accept::bind(self.address)?)?);
+            *running = Some(serve(self.name, socket::bind(self.address)?)?);
         }
         Ok(())
     }

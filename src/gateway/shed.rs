@@ -15,7 +15,7 @@ pub fn rate(ctx: &RequestContext) -> Result<(), Reject> {
     let asked = ctx
         .snapshot
         .shield
-        .ask(arrival.client.address, Instant::now());
+        .ask(arrival.client.counted(), Instant::now());
     asked.map_err(|wait| refusal(ctx, RejectKind::TooManyRequests, "rate_per_address", wait))
 }
 
@@ -23,7 +23,7 @@ pub fn rate(ctx: &RequestContext) -> Result<(), Reject> {
 /// has too many.
 pub fn place(ctx: &RequestContext) -> Result<Place, Reject> {
     let arrival = ctx.arrival.as_ref().ok_or(RejectKind::Internal)?;
-    let place = ctx.snapshot.shield.work(arrival.client.address);
+    let place = ctx.snapshot.shield.work(arrival.client.counted());
     place.map_err(|setting| {
         let kind = if setting == OF_ADDRESS_IN_FLIGHT {
             RejectKind::TooManyRequests

@@ -9,10 +9,11 @@ mod text;
 mod writer;
 
 use super::metrics::Metrics;
+use crate::base::client::Peer;
 use crate::base::ending::Ending;
 use std::cell::RefCell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 use writer::Writer;
@@ -26,8 +27,8 @@ pub struct Record<'a> {
     pub trace_id: &'a str,
     /// The caller, as far as trusted peers say.
     pub client: IpAddr,
-    /// The peer of the socket.
-    pub peer: SocketAddr,
+    /// The peer of the socket; `unix` for one behind a Unix socket.
+    pub peer: Peer,
     pub listener: &'a str,
     /// `HTTP/1.1`, `HTTP/2`.
     pub protocol: &'a str,

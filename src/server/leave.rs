@@ -1,6 +1,7 @@
 //! The life of a process from its first request to its last: signals, reloads, the end.
 
 use super::Server;
+use super::listeners::Fate;
 use super::upgrade::{Channel, Message};
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -77,6 +78,8 @@ impl Server {
         let why = self.serve_on(&mut signals).await;
         beside.abort();
         let end = self.leave(why, &mut signals).await;
+        // They are open still if somebody insisted before the delay was over.
+        self.close_listeners();
         self.stopped.send_replace(true);
         if end != End::AtOnce {
             self.finish_admin().await;
@@ -231,8 +234,18 @@ impl Server {
 
     /// Returns when no loop accepts any more, so that every connection is known.
     async fn stop_accepting(&self) {
-        lock(&self.listeners).close_all();
+        self.close_listeners();
         self.accepting.wait_idle().await;
+    }
+
+    /// The Unix sockets of a successor must stay, however we came to leave.
+    fn close_listeners(&self) {
+        let fate = if *self.upgrades.handed_over().borrow() {
+            Fate::Kept
+        } else {
+            Fate::Gone
+        };
+        lock(&self.listeners).close_all(fate);
     }
 }
 

@@ -3,22 +3,24 @@
 use super::drain::{Alive, Live};
 use super::upgrade::Sockets;
 use super::workers::Workers;
+use crate::base::client::Peer;
 use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::gateway::connection::{self, Closing};
 use crate::observe::metrics::Metrics;
-use crate::stage::listen::accept::{self, Greeter, Listener};
+use crate::stage::listen::accept::{Greeter, Listener};
+use crate::stage::listen::address::{ListenAddress, SocketMode};
 use crate::stage::listen::conn::Arrived;
 use crate::stage::listen::resolver::Certificates;
 use crate::stage::listen::settings::Settings;
 use crate::stage::listen::shield::Shield;
+use crate::stage::listen::socket::{self, ListenSocket, SocketFile};
 use crate::stage::listen::tls::{TlsChange, TlsSlot, load_certificate};
 use crate::stage::upstream::connector::Connector;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -45,8 +47,8 @@ impl Greeter for Worker {
         self.live.enter()
     }
 
-    fn trusts(&self, peer: &SocketAddr) -> bool {
-        self.gateway.current.load().trusted.contains(peer.ip())
+    fn trusts(&self, peer: Peer) -> bool {
+        self.gateway.current.load().trusted.trusts(peer)
     }
 
     fn shield(&self) -> Arc<Shield> {
@@ -67,7 +69,7 @@ impl Greeter for Worker {
 /// What is open now.
 #[derive(Default)]
 pub struct Listeners {
-    open: HashMap<SocketAddr, Open>,
+    open: HashMap<ListenAddress, Open>,
     /// Open before we were, at start; nobody's later.
     inherited: Sockets,
 }
@@ -77,12 +79,37 @@ struct Open {
     stop: watch::Sender<bool>,
 }
 
+/// What becomes of an address that is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Another listener or process accepts there.
+    Kept,
+    Gone,
+}
+
 /// Everything that a configuration needs opened, before any of it is put in force.
 #[derive(Default)]
 pub struct Prepared {
-    new: Vec<(SocketAddr, Arc<Listener>)>,
+    new: Vec<(ListenAddress, Arc<Listener>)>,
     changed: Vec<(Arc<TlsSlot>, TlsChange)>,
-    wanted: Vec<SocketAddr>,
+    wanted: Vec<ListenAddress>,
+    /// Unix sockets that were open before, which may have another mode from now on.
+    kept: Vec<(SocketFile, SocketMode)>,
+    /// Unix sockets that were inherited, and nobody wants.
+    unwanted: Vec<SocketFile>,
+    bound: Bound,
+}
+
+/// Unix sockets that did not exist before; they go again if nothing comes of it.
+#[derive(Default)]
+struct Bound(Vec<SocketFile>);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            file.remove();
+        }
+    }
 }
 
 impl Listeners {
@@ -96,21 +123,23 @@ impl Listeners {
 
     /// A socket of the operators, inherited or bound.
     pub fn admin_socket(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        let inherited = self.inherited.at(address);
-        inherited.unwrap_or_else(|| accept::bind(address))
+        match self.inherited.at(&address.into()) {
+            Some(inherited) => inherited?.into_tcp(),
+            None => socket::bind(address),
+        }
     }
 
     /// Closes what was inherited and is not used.
-    pub fn close_unused(self) {
-        self.inherited.close();
+    pub fn close_unused(self, prepared: &mut Prepared) {
+        prepared.unwanted = self.inherited.close();
     }
 
     /// The sockets that are open, by the address as it is written.
-    pub fn sockets(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
-        let sockets = self.open.iter().map(|(address, open)| {
-            let socket = open.listener.share_socket()?;
-            Ok((*address, OwnedFd::from(socket)))
-        });
+    pub fn sockets(&self) -> io::Result<Vec<(ListenAddress, ListenSocket)>> {
+        let sockets = self
+            .open
+            .iter()
+            .map(|(address, open)| Ok((address.clone(), open.listener.share_socket()?)));
         sockets.collect()
     }
 
@@ -125,7 +154,7 @@ impl Listeners {
         for (name, settings) in &config.listeners {
             let here = KeyPath::root().key("listeners").key(name);
             for address in &settings.address {
-                let opened = self.prepare_one(name, (*address, settings), metrics, &mut prepared);
+                let opened = self.prepare_one(name, (address, settings), metrics, &mut prepared);
                 if let Err((key, what)) = opened {
                     faults.error(here.key(key), what, "");
                 }
@@ -137,13 +166,13 @@ impl Listeners {
     fn prepare_one(
         &self,
         name: &str,
-        (address, settings): (SocketAddr, &Settings),
+        (address, settings): (&ListenAddress, &Settings),
         metrics: &Arc<Metrics>,
         prepared: &mut Prepared,
     ) -> Result<(), (&'static str, String)> {
-        prepared.wanted.push(address);
+        prepared.wanted.push(address.clone());
         let certificates = load_all(settings).map_err(|what| ("tls", what))?;
-        if let Some(open) = self.open.get(&address)
+        if let Some(open) = self.open.get(address)
             && open.listener.serves_as(name, settings)
         {
             let parts = (&open.listener.tls, &settings.tls, certificates);
@@ -152,19 +181,14 @@ impl Listeners {
                 let change = change.map_err(|what| ("tls", what))?;
                 prepared.changed.push((Arc::clone(slot), change));
             }
+            let file = open.listener.file().into_iter();
+            prepared
+                .kept
+                .extend(file.map(|file| (file, settings.socket_mode())));
             return Ok(());
         }
-        let socket = self.socket(address).map_err(|error| {
-            let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => "; another process has it",
-                io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
-                _ => "",
-            };
-            (
-                "address",
-                format!("cannot listen on {address}: {error}{hint}"),
-            )
-        })?;
+        let socket = self.socket((address, settings), prepared);
+        let socket = socket.map_err(|error| ("address", cannot_listen(address, &error)))?;
         let failed = |error: io::Error| ("address", error.to_string());
         let metrics = metrics.listener(name);
         let mut listener = Listener::new(Arc::from(name), socket, metrics).map_err(failed)?;
@@ -174,23 +198,41 @@ impl Listeners {
             let slot = TlsSlot::new(tls, settings.http2_enabled(), certificates);
             listener.tls = Some(Arc::new(slot.map_err(|what| ("tls", what))?));
         }
-        prepared.new.push((address, Arc::new(listener)));
+        prepared.new.push((address.clone(), Arc::new(listener)));
         Ok(())
     }
 
     /// A listener that only changes its manners keeps its socket, and with it those who wait there.
-    fn socket(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        match self.open.get(&address) {
-            Some(open) => open.listener.share_socket(),
-            None => match self.inherited.at(address) {
-                Some(inherited) => inherited,
-                None => bind_patiently(address),
-            },
+    fn socket(
+        &self,
+        (address, settings): (&ListenAddress, &Settings),
+        prepared: &mut Prepared,
+    ) -> io::Result<ListenSocket> {
+        let mode = settings.socket_mode();
+        let open = self.open.get(address);
+        let open = open.map(|open| open.listener.share_socket());
+        if let Some(socket) = open.or_else(|| self.inherited.at(address)) {
+            let socket = socket?;
+            let file = socket.file().cloned();
+            prepared.kept.extend(file.map(|file| (file, mode)));
+            return Ok(socket);
         }
+        let socket = bind_patiently(address, mode)?;
+        prepared.bound.0.extend(socket.file().cloned());
+        Ok(socket)
     }
 
     /// Puts a prepared configuration in force. Cannot fail.
-    pub fn commit(&mut self, prepared: Prepared, workers: &Workers, greeters: &[Arc<Worker>]) {
+    pub fn commit(&mut self, mut prepared: Prepared, workers: &Workers, greeters: &[Arc<Worker>]) {
+        prepared.bound.0.clear();
+        for file in &prepared.unwanted {
+            file.remove();
+        }
+        for (file, mode) in &prepared.kept {
+            if let Err(error) = file.set_mode(*mode) {
+                tracing::warn!(%error, %mode, "cannot set the mode of a Unix socket");
+            }
+        }
         for (slot, change) in prepared.changed {
             slot.commit(change);
         }
@@ -209,27 +251,27 @@ impl Listeners {
             }
             tracing::info!(listener = %listener.name, address = %listener.address, "listening");
             if let Some(old) = self.open.insert(address, Open { listener, stop }) {
-                old.close();
+                old.close(Fate::Kept);
             }
         }
         let gone: Vec<_> = self
             .open
             .keys()
             .filter(|address| !prepared.wanted.contains(address))
-            .copied()
+            .cloned()
             .collect();
         for address in gone {
             if let Some(old) = self.open.remove(&address) {
                 tracing::info!(listener = %old.listener.name, %address, "no longer listening");
-                old.close();
+                old.close(Fate::Gone);
             }
         }
     }
 
     /// Stops accepting everywhere.
-    pub fn close_all(&mut self) {
+    pub fn close_all(&mut self, fate: Fate) {
         for (_, open) in self.open.drain() {
-            open.close();
+            open.close(fate);
         }
     }
 
@@ -249,26 +291,46 @@ impl Listeners {
 }
 
 impl Open {
-    fn close(self) {
+    fn close(self, fate: Fate) {
+        if fate == Fate::Gone {
+            // First, so that nobody comes whom nobody would serve.
+            self.listener.file().iter().for_each(SocketFile::remove);
+        }
         // No receiver left means that no worker accepts here any more.
         let _ = self.stop.send(true);
         self.listener.close();
     }
 }
 
-/// A listener that a reload has just removed holds its address for some milliseconds more.
+/// A listener that a reload has just removed holds its port for some milliseconds more.
 #[expect(
     clippy::disallowed_methods,
     reason = "rare, short, and on the thread beside the traffic"
 )]
-fn bind_patiently(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_patiently(address: &ListenAddress, mode: SocketMode) -> io::Result<ListenSocket> {
+    let is_port = address.port().is_some();
     for _ in 0..BIND_RETRIES {
-        match accept::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => thread::sleep(BIND_REST),
+        match ListenSocket::bind(address, mode) {
+            Err(error) if is_port && error.kind() == io::ErrorKind::AddrInUse => {
+                thread::sleep(BIND_REST);
+            }
             bound => return bound,
         }
     }
-    accept::bind(address)
+    ListenSocket::bind(address, mode)
+}
+
+fn cannot_listen(address: &ListenAddress, error: &io::Error) -> String {
+    let is_port = address.port().is_some();
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => "; another process has it",
+        io::ErrorKind::PermissionDenied if is_port => {
+            "; ports below 1024 need CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::PermissionDenied => "; this user must be allowed to write to its folder",
+        _ => "",
+    };
+    format!("cannot listen on {address}: {error}{hint}")
 }
 
 fn load_all(settings: &Settings) -> Result<Option<Arc<Certificates>>, String> {

@@ -185,7 +185,7 @@ impl Server {
 
         let mut faults = Faults::default();
         let listeners = Listeners::inheriting(sockets);
-        let prepared = listeners.prepare(&snapshot.config, metrics, &mut faults);
+        let mut prepared = listeners.prepare(&snapshot.config, metrics, &mut faults);
         let admin_address = snapshot.config.admin.address;
         let admin_socket = listeners.admin_socket(admin_address);
         if let Err(error) = &admin_socket {
@@ -195,7 +195,7 @@ impl Server {
         if faults.has_errors() {
             return Err(as_faults(faults.0));
         }
-        listeners.close_unused();
+        listeners.close_unused(&mut prepared);
         Ok(Groundwork {
             watching,
             state,

@@ -28,6 +28,9 @@ pub fn explain(
     line(&mut text, "request", format_args!("{method} {url}"));
     let tls = if settings.tls.is_some() { ", tls" } else { "" };
     line(&mut text, "listener", format_args!("{listener}{tls}"));
+    for socket in settings.address.iter().filter(|at| at.port().is_none()) {
+        line(&mut text, "listens at", socket);
+    }
     if let Some(port) = settings.redirect_to_https {
         line(
             &mut text,
@@ -119,7 +122,7 @@ fn listener<'c>(config: &'c Config, uri: &Uri) -> Result<(&'c str, &'c ListenerS
     };
     let at_port = of_scheme().find(|(_, listener)| {
         let port = uri.port_u16();
-        port.is_some_and(|port| listener.address.iter().any(|at| at.port() == port))
+        port.is_some_and(|port| listener.address.iter().any(|at| at.port() == Some(port)))
     });
     let found = at_port.or_else(|| of_scheme().next());
     found

@@ -5,6 +5,7 @@
 use onemind_gateway::base::ending::Ending;
 use onemind_gateway::observe::access_log::{AccessLog, Record, Target};
 use onemind_gateway::observe::metrics::{Finished, Metrics};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 const ROUNDS: usize = 5;
@@ -16,7 +17,7 @@ fn record(time: SystemTime) -> Record<'static> {
         request_id: "0198c2f0a1b24c3d8e4f5061728394a5",
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736",
         client: [203, 0, 113, 9].into(),
-        peer: ([10, 0, 0, 7], 40_123).into(),
+        peer: SocketAddr::from(([10, 0, 0, 7], 40_123)).into(),
         listener: "https",
         protocol: "HTTP/2",
         tls: Some("TLSv1.3"),

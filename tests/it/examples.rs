@@ -739,6 +739,21 @@ async fn unix_socket() {
 }
 
 #[tokio::test]
+async fn unix_listener() {
+    let (dir, app) = (TempDir::new().unwrap(), Upstream::named("app").await);
+    let socket = dir.path().join("web.sock");
+    let values: &[(&str, &dyn Display)] = &[("SOCKET", &socket.display()), ("APP", &app)];
+    let gateway = start_in(dir, "unix_listener", values).await;
+    let stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    let mut client = Client::over(&gateway, Box::new(stream));
+    let said = [("x-forwarded-for", "203.0.113.9")];
+    let answer = client.request("GET", "/", &said, b"").await;
+    assert_eq!(answer.text(), "app");
+    assert_eq!(app.last().await.header("x-real-ip"), Some("203.0.113.9"));
+    gateway.settled().await;
+}
+
+#[tokio::test]
 async fn dns_endpoints() {
     let app = Upstream::named("app").await;
     let name = format!("localhost:{}", app.port());
@@ -955,7 +970,7 @@ fn every_shipped_document_is_good() {
     for document in shipped() {
         let mut command = onemind();
         command.arg("check").arg("-c").arg(&document);
-        // Certificates are the operator's own; everything else has a default.
+        // Certificates and folders are the operator's own; everything else has a default.
         for name in [
             "CERT",
             "CERT_TENANTS",
@@ -968,6 +983,7 @@ fn every_shipped_document_is_good() {
         for name in ["KEY", "KEY_TENANTS", "DEMO_KEY"] {
             command.env(name, &files.key);
         }
+        command.env("SOCKET", files.dir.path().join("web.sock"));
         let (status, stdout, stderr) = finish(&mut command);
         let told = format!("{}: {stdout}{stderr}", document.display());
         assert!(status.success(), "{told}");

@@ -482,16 +482,24 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 async fn floods_of_frames_end_the_connection() {
     let app = Upstream::named("app").await;
     let gateway = Gateway::start(HTTP2, &[("app", &app)]).await;
-    for (what, flood) in [
-        ("pings", frame(6, 0, 0, b"12345678")),
-        ("settings", frame(4, 0, 0, &[])),
-        ("priorities", frame(2, 0, 1, &[0, 0, 0, 3, 7])),
-        ("window updates", frame(8, 0, 0, &[0, 0, 0, 1])),
+    // A head that never ends: `GET`, and then one more field after another.
+    let endless = frame(1, 0, 1, &[0x82]);
+    for (what, begin, flood) in [
+        ("pings", vec![], frame(6, 0, 0, b"12345678")),
+        ("settings", vec![], frame(4, 0, 0, &[])),
+        ("priorities", vec![], frame(2, 0, 1, &[0, 0, 0, 3, 7])),
+        ("window updates", vec![], frame(8, 0, 0, &[0, 0, 0, 1])),
+        (
+            "continuations",
+            endless,
+            frame(9, 0, 1, &[0, 1, b'a', 1, b'b']),
+        ),
     ] {
         let stream = TcpStream::connect(gateway.address("http")).await.unwrap();
         let (mut from, mut to) = stream.into_split();
         let mut start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         start.extend(frame(4, 0, 0, &[]));
+        start.extend(begin);
         to.write_all(&start).await.unwrap();
         let reading = tokio::spawn(async move {
             let mut sink = vec![0; 64 << 10];

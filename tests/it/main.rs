@@ -34,6 +34,7 @@ mod shield;
 mod shutdown;
 mod soak;
 mod systemd;
+mod unix;
 mod upgrade;
 mod upstream;
 mod websocket;

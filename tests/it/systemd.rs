@@ -2,8 +2,8 @@
 
 use crate::harness::{Client, Gateway, Reply, Upstream, app, eventually};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
@@ -136,13 +136,13 @@ async fn an_upgrade_moves_the_name_of_the_main_process() {
 }
 
 /// Starts the command with this socket as systemd passes it: descriptor 3, and its name.
-fn passing(command: &Command, socket: &TcpListener, name: &str) -> Command {
+fn passing(command: &Command, socket: impl AsFd, name: &str) -> Command {
     let exec = "exec 3<&0 </dev/null; LISTEN_PID=$$; export LISTEN_PID; exec \"$0\" \"$@\"";
     let mut shell = Command::new("sh");
     shell.args(["-c", exec]).arg(command.get_program());
     shell.args(command.get_args());
     shell.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
-    let socket = OwnedFd::from(socket.try_clone().unwrap());
+    let socket = socket.as_fd().try_clone_to_owned().unwrap();
     shell.stdin(Stdio::from(socket));
     shell
 }
@@ -169,6 +169,37 @@ async fn a_socket_of_systemd_is_used_and_its_queue_served() {
     gateway.upgrade().await;
     let mut late = Client::direct(address).await;
     assert_eq!(late.get("/").await.text(), "app");
+}
+
+#[tokio::test]
+async fn a_unix_socket_of_systemd_is_used_and_its_file_stays() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("web.sock");
+    let socket = UnixListener::bind(&path).unwrap();
+    let yaml = "server: { drain_delay: 0s }\nlisteners: { web: { address: 'unix:web.sock' } }\nroutes: { all: { respond: { body: app } } }";
+    let gateway =
+        Gateway::start_by(dir, yaml, &[], |command| passing(&command, &socket, "web")).await;
+    let answered = async || {
+        let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        Client::over(&gateway, Box::new(stream))
+            .get("/")
+            .await
+            .text()
+    };
+    assert_eq!(answered().await, "app");
+    // It is as little the successor's.
+    let pid = gateway.upgrade().await;
+    assert_eq!(gateway.wait_exit().await.code(), Some(0));
+    assert_eq!(answered().await, "app");
+    gateway.signal_to(pid, "TERM");
+    eventually("the successor leaves", async || {
+        (!crate::harness::runs(pid)).then_some(())
+    })
+    .await;
+    assert!(
+        path.exists(),
+        "systemd starts the next one when somebody connects"
+    );
 }
 
 #[tokio::test]

@@ -2,9 +2,11 @@
 
 use super::{Report, words};
 use crate::base::fault::KeyPath;
+use crate::stage::listen::address::{ListenAddress, UNIX_PATH_BYTES_MAX};
 use crate::stage::listen::settings::{CertificateSettings, Settings, TlsSettings};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::Path;
 
 pub(super) fn check(report: &mut Report<'_>) {
     let at = KeyPath::root().key("listeners");
@@ -28,6 +30,7 @@ fn listener(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
         "the listener has no address",
         "write `address: 0.0.0.0:8080`",
     );
+    unix_sockets(at, settings, report);
     if let Some(tls) = &settings.tls {
         self::tls(&at.key("tls"), tls, report);
     }
@@ -44,6 +47,7 @@ fn listener(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
         report.must(settings.tls.is_none(), at, what, fix);
     }
     if settings.proxy_protocol
+        && settings.address.iter().any(|at| at.port().is_some())
         && report.config.server.trusted_proxies.is_empty()
         && report.sure(&KeyPath::root().key("server"), "trusted_proxies")
     {
@@ -67,6 +71,45 @@ fn listener(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
         "a head has 1 to 256 fields",
         "write a number between them, such as 100",
     );
+}
+
+fn unix_sockets(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
+    let mut has_one = false;
+    for (index, address) in settings.address.iter().enumerate() {
+        if let ListenAddress::Unix(path) = address {
+            unix_socket(at.key("address").key(index), path, report);
+            has_one = true;
+        }
+    }
+    report.must(
+        has_one || settings.mode.is_none() || !report.sure(at, "address"),
+        at.key("mode"),
+        "`mode` is for Unix sockets, and this listener has none",
+        "remove it, or write an address such as `unix:/run/onemind/web.sock`",
+    );
+}
+
+fn unix_socket(at: KeyPath, path: &Path, report: &mut Report<'_>) {
+    let Some(folder) = path.parent() else {
+        let what = "the path of the Unix socket is missing";
+        return report.error(at, what, "write `unix:/run/onemind/web.sock`");
+    };
+    if path.as_os_str().len() > UNIX_PATH_BYTES_MAX {
+        let what = format!("the path of a Unix socket has at most {UNIX_PATH_BYTES_MAX} bytes");
+        return report.error(at, what, "use a shorter path");
+    }
+    if path.is_dir() {
+        let what = format!("`{}` is a folder", path.display());
+        return report.error(at, what, "write the name of the socket behind it");
+    }
+    if !folder.is_dir() {
+        let what = format!("there is no folder `{}`", folder.display());
+        report.error(
+            at,
+            what,
+            "make it first, such as by `RuntimeDirectory=` of systemd",
+        );
+    }
 }
 
 /// Each caller may have one head under way: larger ones would be a way to fill the memory.
@@ -97,32 +140,46 @@ fn certificate(at: &KeyPath, pair: &CertificateSettings, report: &mut Report<'_>
 /// unless both are opened to share the port; who wrote them should know.
 fn addresses(at: &KeyPath, report: &mut Report<'_>) {
     let config = report.config;
-    let mut owners: HashMap<SocketAddr, String> = HashMap::new();
-    let mut wildcards: BTreeMap<(u16, bool), SocketAddr> = BTreeMap::new();
     let admin = KeyPath::root().key("admin").key("address");
     let mut all = Vec::new();
     if !report.absent.contains(&admin) {
-        all.push((admin, "`admin`".to_owned(), config.admin.address));
+        let address = ListenAddress::from(config.admin.address);
+        all.push((admin, "`admin`".to_owned(), address));
     }
     for (name, settings) in &config.listeners {
         for (index, address) in settings.address.iter().enumerate() {
             let at = at.key(name).key("address").key(index);
-            all.push((at, format!("listener `{name}`"), *address));
+            all.push((at, format!("listener `{name}`"), address.clone()));
         }
     }
     // Port 0 is a different port each time.
-    all.retain(|(_, _, address)| address.port() != 0);
+    all.retain(|(_, _, address)| address.port() != Some(0));
+    let mut owners: HashMap<&ListenAddress, &str> = HashMap::new();
     for (at, owner, address) in &all {
-        if let Some(other) = owners.insert(*address, owner.clone()) {
+        if let Some(other) = owners.insert(address, owner) {
             let what = format!("the address `{address}` is taken by {other} already");
-            report.error(at.clone(), what, "choose another port");
-        }
-        if address.ip().is_unspecified() {
-            wildcards.insert((address.port(), address.is_ipv6()), *address);
+            let fix = match address {
+                ListenAddress::Inet(_) => "choose another port",
+                ListenAddress::Unix(_) => "choose another path",
+            };
+            report.error(at.clone(), what, fix);
         }
     }
-    for (at, _, address) in &all {
-        let wildcard = wildcards.get(&(address.port(), address.is_ipv6()));
+    wildcards(&all, report);
+}
+
+fn wildcards(all: &[(KeyPath, String, ListenAddress)], report: &mut Report<'_>) {
+    let ports = || {
+        all.iter().filter_map(|(at, _, address)| match address {
+            ListenAddress::Inet(address) => Some((at, address)),
+            ListenAddress::Unix(_) => None,
+        })
+    };
+    let key = |address: &SocketAddr| (address.port(), address.is_ipv6());
+    let wildcards = ports().filter(|(_, address)| address.ip().is_unspecified());
+    let wildcards: BTreeMap<_, _> = wildcards.map(|(_, at)| (key(at), at)).collect();
+    for (at, address) in ports() {
+        let wildcard = wildcards.get(&key(address)).copied();
         if let Some(wildcard) = wildcard.filter(|wildcard| *wildcard != address) {
             let what = format!("`{address}` is part of `{wildcard}`, which is listened on too");
             report.warning(at.clone(), what, "remove one of them");

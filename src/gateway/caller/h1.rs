@@ -14,10 +14,9 @@ use http::{HeaderMap, StatusCode, Version, header};
 use pingora::protocols::Stream;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 /// The rest of a request's body up to this size is read and thrown away, so that the connection can
 /// serve the next request; with a larger one it is cheaper to close.
@@ -353,11 +352,6 @@ impl H1 {
         if !self.receiving.is_done() && (!small || self.expects) {
             self.keep = false;
         }
-    }
-
-    /// Ends the direction to the caller.
-    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.link.io).poll_shutdown(cx)
     }
 }
 

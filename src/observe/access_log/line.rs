@@ -2,6 +2,7 @@
 
 use super::text::{cut, escaped, ip, millis, number, socket, string, time};
 use super::{Attempt, Record, redact};
+use crate::base::client::Peer;
 use std::time::Duration;
 
 /// Path and query beyond this many bytes are cut.
@@ -32,7 +33,10 @@ fn caller(out: &mut Vec<u8>, record: &Record<'_>) {
     out.extend_from_slice(b",\"client\":\"");
     ip(out, record.client);
     out.extend_from_slice(b"\",\"peer\":\"");
-    socket(out, record.peer);
+    match record.peer {
+        Peer::Inet(peer) => socket(out, peer),
+        Peer::Unix => out.extend_from_slice(b"unix"),
+    }
     out.push(b'"');
     word(out, b",\"listener\":", record.listener);
     word(out, b",\"protocol\":", record.protocol);

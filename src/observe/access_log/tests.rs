@@ -16,7 +16,7 @@ fn sample() -> Record<'static> {
         request_id: "0198c2f0-aaaa",
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736",
         client: "203.0.113.9".parse().expect("an address"),
-        peer: "[::1]:4000".parse().expect("an address"),
+        peer: Peer::Inet("[::1]:4000".parse().expect("an address")),
         listener: "https",
         protocol: "HTTP/2",
         tls: Some("TLSv1.3"),

@@ -3,6 +3,7 @@
 //! Invariant: the two may be of different versions. A packet that one of them does not know is
 //! [`Message::Unknown`] and means nothing; fields that it does not know are ignored.
 
+use crate::stage::listen::address::ListenAddress;
 use crate::stage::upstream::learned::Learned;
 use rustix::io::Errno;
 use rustix::net::{
@@ -13,7 +14,6 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net;
 use tokio::io::Interest;
@@ -34,8 +34,12 @@ const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(SOCKETS_MAX));
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub enum Message {
-    /// Old: listening sockets, one for each address.
-    Sockets { addresses: Vec<SocketAddr> },
+    /// Old: listening sockets, one for each address. The files of the `foreign` ones are not for us to remove.
+    Sockets {
+        addresses: Vec<ListenAddress>,
+        #[serde(default)]
+        foreign: Vec<ListenAddress>,
+    },
     /// Old: the line to an older process that is still draining.
     Elder { pid: u32 },
     /// Old: what it knows of endpoints that take no requests.
@@ -177,7 +181,8 @@ mod tests {
         let address = socket.local_addr().unwrap();
         let _waiting = TcpStream::connect(address).unwrap();
         let message = Message::Sockets {
-            addresses: vec![address],
+            addresses: vec![address.into()],
+            foreign: Vec::new(),
         };
         old.send(&message, &[socket.as_fd()]).await.unwrap();
         drop(socket);

@@ -5,6 +5,8 @@ use super::elders::Elders;
 use super::program::{PREDECESSOR, Program};
 use crate::config::Environment;
 use crate::server::StartError;
+use crate::stage::listen::address::ListenAddress;
+use crate::stage::listen::socket::{ListenSocket, SocketFile};
 use crate::stage::upstream::learned::Learned;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,7 +14,6 @@ use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::stdio::dup2_stdin;
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::parent_id;
 use std::sync::{Mutex, PoisonError};
@@ -73,7 +74,9 @@ impl Heritage {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
             match message {
-                Message::Sockets { addresses } => self.sockets.add(addresses, beside)?,
+                Message::Sockets { addresses, foreign } => {
+                    self.sockets.add(addresses, &foreign, beside)?;
+                }
                 Message::Elder { pid } => {
                     for line in beside {
                         self.elders.add(pid, Channel::new(line)?);
@@ -98,15 +101,15 @@ impl Heritage {
 #[derive(Debug, Default)]
 pub struct Sockets {
     open: Vec<Inherited>,
-    taken: Mutex<Vec<SocketAddr>>,
+    taken: Mutex<Vec<ListenAddress>>,
 }
 
 #[derive(Debug)]
 struct Inherited {
-    address: SocketAddr,
+    address: ListenAddress,
     /// As the unit of systemd names it; empty otherwise.
     name: String,
-    socket: TcpListener,
+    socket: ListenSocket,
 }
 
 impl Sockets {
@@ -118,51 +121,61 @@ impl Sockets {
             let (name, socket) = (name.unwrap_or_default(), socket.into_std());
             // They come without it; the next program must not hold them by accident.
             fcntl_setfd(&socket, FdFlags::CLOEXEC).map_err(io::Error::from)?;
-            let socket = TcpListener::from(socket);
-            let address = socket.local_addr().map_err(|error| {
-                StartError::System(format!(
-                    "the socket `{name}` of systemd is not one of TCP: {error}"
-                ))
+            let socket = ListenSocket::adopt(socket, false);
+            let known = socket.and_then(|socket| Ok((socket.address()?, socket)));
+            let (address, socket) = known.map_err(|error| {
+                StartError::System(format!("the socket `{name}` of systemd: {error}"))
             })?;
             tracing::info!(%address, name, "a socket of systemd");
-            sockets.push(address, name, socket)?;
+            sockets.open.push(Inherited {
+                address,
+                name,
+                socket,
+            });
         }
         Ok(sockets)
     }
 
-    fn add(&mut self, addresses: Vec<SocketAddr>, sockets: Vec<OwnedFd>) -> io::Result<()> {
+    fn add(
+        &mut self,
+        addresses: Vec<ListenAddress>,
+        foreign: &[ListenAddress],
+        sockets: Vec<OwnedFd>,
+    ) -> io::Result<()> {
         if addresses.len() != sockets.len() {
             return Err(io::Error::other("sockets were lost on the way"));
         }
         for (address, socket) in addresses.into_iter().zip(sockets) {
-            self.push(address, String::new(), TcpListener::from(socket))?;
+            let socket = ListenSocket::adopt(socket, !foreign.contains(&address))?;
+            self.open.push(Inherited {
+                address,
+                name: String::new(),
+                socket,
+            });
         }
         Ok(())
     }
 
-    fn push(&mut self, address: SocketAddr, name: String, socket: TcpListener) -> io::Result<()> {
-        socket.set_nonblocking(true)?;
-        self.open.push(Inherited {
-            address,
-            name,
-            socket,
-        });
-        Ok(())
-    }
-
     /// The socket that is bound to this address already; none when we must bind it ourselves.
-    pub fn at(&self, address: SocketAddr) -> Option<io::Result<TcpListener>> {
-        let found = self.open.iter().find(|open| open.address == address)?;
+    pub fn at(&self, address: &ListenAddress) -> Option<io::Result<ListenSocket>> {
+        let found = self.open.iter().find(|open| open.address == *address)?;
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.push(address);
+        taken.push(address.clone());
         Some(found.socket.try_clone())
     }
 
     /// Closes what no listener wants. What systemd holds stays open all the same, and nobody accepts there.
-    pub fn close(self) {
+    /// The files of those that are ours: as long as a predecessor may go on they must stay.
+    pub fn close(self) -> Vec<SocketFile> {
         let taken = self.taken.into_inner();
         let taken = taken.unwrap_or_else(PoisonError::into_inner);
-        for Inherited { address, name, .. } in self.open {
+        let mut files = Vec::new();
+        for Inherited {
+            address,
+            name,
+            socket,
+        } in self.open
+        {
             if taken.contains(&address) {
                 continue;
             }
@@ -175,33 +188,41 @@ impl Sockets {
                     "no listener has the address of this socket of systemd: nobody accepts there"
                 );
             }
+            files.extend(socket.file().cloned());
         }
+        files
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     #[test]
     fn a_socket_serves_the_listener_that_has_its_address() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = socket.local_addr().unwrap();
+        let at = socket.local_addr().unwrap();
+        let address = ListenAddress::from(at);
         let mut sockets = Sockets::default();
         sockets
-            .add(vec![address], vec![OwnedFd::from(socket)])
+            .add(vec![address.clone()], &[], vec![OwnedFd::from(socket)])
             .unwrap();
-        let taken = sockets.at(address).unwrap().unwrap();
-        assert_eq!(taken.local_addr().unwrap(), address);
-        assert!(sockets.at("127.0.0.1:1".parse().unwrap()).is_none());
+        let taken = sockets.at(&address).unwrap().unwrap();
+        assert_eq!(taken.address().unwrap(), address);
+        assert!(sockets.at(&"127.0.0.1:1".parse().unwrap()).is_none());
         // Whoever took it has it for good.
         sockets.close();
-        std::net::TcpStream::connect(address).unwrap();
+        std::net::TcpStream::connect(at).unwrap();
     }
 
     #[test]
     fn addresses_without_their_sockets_are_refused() {
         let address = "127.0.0.1:1".parse().unwrap();
-        assert!(Sockets::default().add(vec![address], Vec::new()).is_err());
+        assert!(
+            Sockets::default()
+                .add(vec![address], &[], Vec::new())
+                .is_err()
+        );
     }
 }

@@ -15,6 +15,8 @@ pub use heritage::{Heritage, Sockets};
 use super::Server;
 use crate::observe::event;
 use crate::snapshot::unix_now;
+use crate::stage::listen::address::ListenAddress;
+use crate::stage::listen::socket::ListenSocket;
 use crate::stage::upstream::learned::Learned;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -24,8 +26,7 @@ use program::Program;
 use serde_json::{Value, json};
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -274,10 +275,13 @@ impl Server {
     async fn hand_over(&self, line: &Channel) -> io::Result<()> {
         let sockets = self.sockets()?;
         for sockets in sockets.chunks(SOCKETS_MAX) {
-            let addresses = sockets.iter().map(|(address, _)| *address).collect();
+            let addresses = sockets.iter().map(|(address, _)| address.clone()).collect();
+            let foreign = sockets.iter().filter(|(_, socket)| socket.is_foreign());
+            let foreign = foreign.map(|(address, _)| address.clone()).collect();
             let sockets: Vec<BorrowedFd<'_>> =
                 sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
-            line.send(&Message::Sockets { addresses }, &sockets).await?;
+            let message = Message::Sockets { addresses, foreign };
+            line.send(&message, &sockets).await?;
         }
         self.upgrades.elders.hand_over(line).await?;
         for endpoints in self.learned(Instant::now()).chunks(ENDPOINTS_MAX) {
@@ -292,7 +296,7 @@ impl Server {
     }
 
     /// Every listening socket, that of the operators included.
-    fn sockets(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+    fn sockets(&self) -> io::Result<Vec<(ListenAddress, ListenSocket)>> {
         let listeners = self
             .listeners
             .lock()
@@ -300,7 +304,8 @@ impl Server {
         let mut sockets = listeners.sockets()?;
         let admin = self.admin_socket.lock();
         if let Some(admin) = &*admin.unwrap_or_else(PoisonError::into_inner) {
-            sockets.push((self.admin_address, admin.try_clone()?.into()));
+            let admin = ListenSocket::from(admin.try_clone()?);
+            sockets.push((self.admin_address.into(), admin));
         }
         Ok(sockets)
     }

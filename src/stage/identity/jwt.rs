@@ -21,6 +21,9 @@ const HEADER_BYTES_MAX: usize = 1024;
 /// A user with more roles than this is not one whose roles we can look at with each request.
 const ROLES_MAX: usize = 64;
 
+/// In the list of audiences: whoever a token is meant for.
+const ANYBODY: &str = "*";
+
 /// Keys tried for one token: a set may have several of one algorithm, and the token may not say which.
 const TRIES_MAX: usize = 8;
 
@@ -101,7 +104,7 @@ impl Jwt {
             keys,
             jwks,
             issuers: settings.issuer.0.clone(),
-            audiences: settings.audience.0.clone(),
+            audiences: audiences(settings),
             user: Path::new(&settings.user),
             plan: settings.plan.as_deref().map(Path::new),
             roles: settings.roles.as_deref().map(Path::new),
@@ -155,6 +158,15 @@ impl Identify for Jwt {
         };
         self.look(token, caller.clock)
     }
+}
+
+/// None: for anybody.
+fn audiences(settings: &JwtSettings) -> Vec<String> {
+    let audiences = &settings.audience.0;
+    if audiences.iter().any(|one| one == ANYBODY) {
+        return Vec::new();
+    }
+    audiences.clone()
 }
 
 impl Rules {

@@ -113,7 +113,7 @@ pub struct JwtSettings {
     /// Values of `iss` that are taken. Empty: any.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub issuer: OneOrMany<String>,
-    /// Values of `aud` of which a token must have one. Empty: any, also tokens meant for others.
+    /// Values of `aud` of which a token must have one. `*`: any or none, also tokens meant for others.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub audience: OneOrMany<String>,
     /// The claim that says who is calling; dots lead into a claim: `app_metadata.user`. Default `sub`.

@@ -1,27 +1,24 @@
 //! Accept, greet, hand over: what happens to a connection before its first request.
 
+use super::address::ListenAddress;
 use super::conn::{Arrived, Connection, ConnectionFacts};
 use super::proxy_protocol;
 use super::settings::Settings;
 use super::shield::{Entry, GREETING_MAX, Shield};
 use super::shown;
+use super::socket::{CallerSocket, ListenSocket, SocketFile};
 use super::tls::TlsSlot;
+use crate::base::client::Peer;
 use crate::observe::event;
 use crate::observe::metrics::ListenerMetrics;
 use pingora::listeners::tls::Acceptor;
 use pingora::protocols::{ALPN, Ssl};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-
-/// Connections that wait in the kernel; it takes the smaller of this and `somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// Rest after `accept` failed for want of descriptors: trying again at once would only burn the processor.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -32,9 +29,9 @@ const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// One bound address of a listener.
 pub struct Listener {
     pub name: Arc<str>,
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// None once closed: connections outlive their listener, and must not keep it open.
-    socket: Mutex<Option<std::net::TcpListener>>,
+    socket: Mutex<Option<ListenSocket>>,
     /// The certificates in force; none on a plain listener.
     pub tls: Option<Arc<TlsSlot>>,
     /// On a plain listener: take HTTP/2 from callers that begin with its preface.
@@ -51,7 +48,7 @@ pub trait Greeter: Send + Sync + 'static {
     fn place(&self) -> Self::Place;
 
     /// Whether this peer may speak for others by the PROXY protocol.
-    fn trusts(&self, peer: &SocketAddr) -> bool;
+    fn trusts(&self, peer: Peer) -> bool;
 
     /// The limits in force.
     fn shield(&self) -> Arc<Shield>;
@@ -60,32 +57,15 @@ pub trait Greeter: Send + Sync + 'static {
     fn serve(self: Arc<Self>, arrived: Arrived) -> impl Future<Output = ()> + Send;
 }
 
-/// Binds an address. `IPv6` addresses take `IPv6` only, so that `[::]` and `0.0.0.0` can stand side by side.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 impl Listener {
     pub fn new(
         name: Arc<str>,
-        socket: std::net::TcpListener,
+        socket: ListenSocket,
         metrics: Arc<ListenerMetrics>,
     ) -> io::Result<Self> {
         Ok(Self {
             name,
-            address: socket.local_addr()?,
+            address: socket.address()?,
             socket: Mutex::new(Some(socket)),
             tls: None,
             h2c: false,
@@ -103,12 +83,18 @@ impl Listener {
     }
 
     /// The same socket for another listener at this address.
-    pub fn share_socket(&self) -> io::Result<std::net::TcpListener> {
+    pub fn share_socket(&self) -> io::Result<ListenSocket> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         match &*socket {
             Some(socket) => socket.try_clone(),
             None => Err(io::ErrorKind::NotConnected.into()),
         }
+    }
+
+    /// The file of its socket, if it is a Unix socket of ours.
+    pub fn file(&self) -> Option<SocketFile> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.as_ref()?.file().cloned()
     }
 
     /// Lets go of the socket; the loops of [`run`](Self::run) hold their own until they are told to stop.
@@ -127,7 +113,7 @@ impl Listener {
         let socket = match self.share_socket() {
             // Closed before this loop began.
             Err(_) if *stop.borrow() => return Ok(()),
-            shared => TcpListener::from_std(shared?)?,
+            shared => shared?.into_acceptor()?,
         };
         loop {
             let accepted = tokio::select! {
@@ -136,7 +122,7 @@ impl Listener {
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
             };
             match accepted {
-                Ok((tcp, peer)) => self.admit(tcp, peer, &greeter),
+                Ok((caller, peer)) => self.admit(caller, peer, &greeter),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     self.metrics.rejected("accept_failed");
@@ -148,19 +134,22 @@ impl Listener {
     }
 
     /// Turned away here, a connection costs neither a task nor a byte that is kept.
-    fn admit<G: Greeter>(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, greeter: &Arc<G>) {
+    fn admit<G: Greeter>(self: &Arc<Self>, socket: CallerSocket, peer: Peer, greeter: &Arc<G>) {
         let shield = greeter.shield();
         // Who is behind a proxy is not known before its header.
-        let caller = (!self.proxy_protocol).then(|| peer.ip());
+        let caller = match peer {
+            Peer::Inet(peer) if !self.proxy_protocol => Some(peer.ip()),
+            _ => None,
+        };
         let greets = self.tls.is_some() || self.h2c || self.proxy_protocol;
         match shield.enter(caller, greets) {
             Ok(entry) => {
                 let (listener, greeter) = (Arc::clone(self), Arc::clone(greeter));
                 let place = greeter.place();
-                tokio::spawn(listener.welcome((tcp, peer), (shield, entry), greeter, place));
+                tokio::spawn(listener.welcome((socket, peer), (shield, entry), greeter, place));
             }
             Err(limit) => {
-                turn_away(tcp);
+                turn_away(socket);
                 self.metrics.rejected(limit);
                 self.tell(&shield, limit);
             }
@@ -175,7 +164,7 @@ impl Listener {
 
     async fn welcome<G: Greeter>(
         self: Arc<Self>,
-        (tcp, peer): (TcpStream, SocketAddr),
+        (socket, peer): (CallerSocket, Peer),
         (shield, mut entry): (Arc<Shield>, Entry),
         greeter: Arc<G>,
         _place: G::Place,
@@ -183,7 +172,7 @@ impl Listener {
         let _open = self.metrics.accepted();
         let patience = shield.greeting_max();
         // Boxed: a handshake needs 7 KiB that the connection must not hold for the rest of its life.
-        let greeting = Box::pin(self.greet(tcp, peer, (&shield, &mut entry), &*greeter));
+        let greeting = Box::pin(self.greet(socket, peer, (&shield, &mut entry), &*greeter));
         let outcome = timeout(patience, greeting).await;
         // Limits may change while it is served.
         drop(shield);
@@ -200,12 +189,12 @@ impl Listener {
     /// From a bare socket to a stream that speaks HTTP; or the reason why it never will.
     async fn greet<G: Greeter>(
         &self,
-        mut tcp: TcpStream,
-        peer: SocketAddr,
+        mut socket: CallerSocket,
+        peer: Peer,
         (shield, entry): (&Shield, &mut Entry),
         greeter: &G,
     ) -> Result<Arrived, &'static str> {
-        set_options(&tcp).map_err(|_| "socket_failed")?;
+        socket.set_options().map_err(|_| "socket_failed")?;
         let mut facts = ConnectionFacts {
             listener: Arc::clone(&self.name),
             peer,
@@ -215,29 +204,31 @@ impl Listener {
         };
         let mut ahead = Vec::new();
         if self.proxy_protocol {
-            if !greeter.trusts(&peer) {
+            if !greeter.trusts(peer) {
                 return Err("proxy_untrusted");
             }
-            let header = proxy_protocol::read(&mut tcp, Instant::now() + GREETING_MAX).await;
+            let header = proxy_protocol::read(&mut socket, Instant::now() + GREETING_MAX).await;
             let (header, rest) = header.map_err(|_| "proxy_header_invalid")?;
-            facts.peer = header.source.unwrap_or(peer);
-            if let Err(limit) = shield.introduce(entry, facts.peer.ip()) {
-                turn_away(tcp);
+            facts.peer = header.source.map_or(peer, Peer::Inet);
+            if let Peer::Inet(caller) = facts.peer
+                && let Err(limit) = shield.introduce(entry, caller.ip())
+            {
+                turn_away(socket);
                 self.tell(shield, limit);
                 return Err(limit);
             }
             ahead = rest;
         }
         let Some(tls) = &self.tls else {
-            let http2 = self.h2c && begins_with_preface(&mut tcp, &mut ahead).await;
+            let http2 = self.h2c && begins_with_preface(&mut socket, &mut ahead).await;
             return Ok(Arrived {
-                stream: Box::new(Connection::new(tcp, ahead)),
+                stream: Box::new(Connection::new(socket, ahead)),
                 facts,
                 http2,
             });
         };
         let acceptor = Acceptor::from_server_config(tls.config());
-        let shaken = acceptor.tls_handshake(Connection::new(tcp, ahead)).await;
+        let shaken = acceptor.tls_handshake(Connection::new(socket, ahead)).await;
         self.metrics
             .handshake(if shaken.is_ok() { "ok" } else { "failed" });
         match shaken {
@@ -252,7 +243,7 @@ impl Listener {
                 })
             }
             Err(error) => {
-                tracing::debug!(listener = %self.name, %peer, %error, "no TLS handshake");
+                tracing::debug!(listener = %self.name, ?peer, %error, "no TLS handshake");
                 Err("tls_handshake_failed")
             }
         }
@@ -261,23 +252,13 @@ impl Listener {
 
 /// Closes at once, and without a trace: a reset leaves nothing behind in the kernel, and a caller may
 /// safely try again.
-fn turn_away(tcp: TcpStream) {
-    // Without it the connection is closed all the same, only more politely.
-    let _ = SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
-}
-
-fn set_options(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    // Finds callers that vanished without a word: after 60 s of silence, six probes in one minute.
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_mins(1))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(6);
-    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
+fn turn_away(caller: CallerSocket) {
+    caller.reset_on_close();
+    drop(caller);
 }
 
 /// Reads no further than it takes to know. A caller that goes away meanwhile speaks nothing.
-async fn begins_with_preface(tcp: &mut TcpStream, ahead: &mut Vec<u8>) -> bool {
+async fn begins_with_preface(socket: &mut CallerSocket, ahead: &mut Vec<u8>) -> bool {
     loop {
         let known = ahead.len().min(HTTP2_PREFACE.len());
         if ahead[..known] != HTTP2_PREFACE[..known] {
@@ -286,7 +267,7 @@ async fn begins_with_preface(tcp: &mut TcpStream, ahead: &mut Vec<u8>) -> bool {
         if known == HTTP2_PREFACE.len() {
             return true;
         }
-        match tcp.read_buf(ahead).await {
+        match socket.read_buf(ahead).await {
             Ok(read) if read > 0 => {}
             _ => return false,
         }

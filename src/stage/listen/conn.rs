@@ -1,22 +1,19 @@
 //! One caller's connection: a socket, and the facts that are known before its first request.
 
-use crate::base::client::ShownCertificate;
+use super::socket::CallerSocket;
+use crate::base::client::{Peer, ShownCertificate};
 use async_trait::async_trait;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
     TimingDigest, UniqueID, raw_connect::ProxyDigest,
 };
-use socket2::SockRef;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 
 /// A connection that is ready for its first request.
 pub struct Arrived {
@@ -32,7 +29,7 @@ pub struct ConnectionFacts {
     /// Name of the listener that accepted it.
     pub listener: Arc<str>,
     /// The caller, after the PROXY protocol if the listener speaks it.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// Whether TLS ends here.
     pub tls: bool,
     /// The certificate that the caller has shown, and that was verified.
@@ -44,14 +41,14 @@ pub struct ConnectionFacts {
 /// A connection as Pingora takes it: any byte stream that can tell where it comes from.
 #[derive(Debug)]
 pub struct Connection {
-    socket: TcpStream,
+    socket: CallerSocket,
     /// Bytes read ahead (behind a PROXY header, or while looking for an HTTP/2 preface).
     ahead: Vec<u8>,
     ahead_read: usize,
 }
 
 impl Connection {
-    pub fn new(socket: TcpStream, ahead: Vec<u8>) -> Self {
+    pub fn new(socket: CallerSocket, ahead: Vec<u8>) -> Self {
         Self {
             socket,
             ahead,
@@ -64,8 +61,7 @@ impl Connection {
 /// missing farewell says the same (RFC 8446 section 6.1).
 pub fn reset_on_close(stream: &Stream) {
     if let Some(connection) = stream.as_any().downcast_ref::<Connection>() {
-        // The caller may be gone already.
-        let _ = SockRef::from(&connection.socket).set_linger(Some(Duration::ZERO));
+        connection.socket.reset_on_close();
     }
 }
 

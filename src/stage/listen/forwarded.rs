@@ -1,12 +1,12 @@
 //! Who is really calling: what proxies before us say, believed only as far as they are trusted.
 
-use crate::base::client::Client;
+use crate::base::client::{Client, Peer};
 use bytes::Bytes;
 use http::header::{FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use std::io::Write;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -43,6 +43,14 @@ impl TrustedProxies {
         Self {
             v4: Ranges::new(v4),
             v6: Ranges::new(v6),
+        }
+    }
+
+    /// Whether its word is believed. A process behind a Unix socket was let in by the permissions of its file.
+    pub fn trusts(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Inet(peer) => self.contains(peer.ip()),
+            Peer::Unix => true,
         }
     }
 
@@ -95,15 +103,16 @@ impl Ranges {
 /// trusted peer overrides it. A trusted proxy must itself overwrite or append to the header that is
 /// read here.
 pub fn client(
-    peer: SocketAddr,
+    peer: impl Into<Peer>,
     headers: &HeaderMap,
     trusted: &TrustedProxies,
     tls: bool,
 ) -> Client {
+    let peer = peer.into();
     let mut client = Client {
         address: peer.ip().to_canonical(),
         peer,
-        trusted: trusted.contains(peer.ip()),
+        trusted: trusted.trusts(peer),
         tls,
         certificate: None,
     };

@@ -1,9 +1,9 @@
 //! A listener as it is written: addresses, protocols, certificates.
 
+use super::address::{ListenAddress, SocketMode};
 use crate::base::units::{Bytes, OneOrMany, Period};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -11,9 +11,13 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// One or more of `0.0.0.0:8080`, `[::]:8080`.
-    #[schemars(with = "OneOrMany<String>")]
-    pub address: OneOrMany<SocketAddr>,
+    /// One or more of `0.0.0.0:8080`, `[::]:8080`, `unix:/run/onemind/web.sock`. Whoever may open a Unix
+    /// socket is trusted as if in `trusted_proxies`, and no limit by address holds for it.
+    pub address: OneOrMany<ListenAddress>,
+    /// Who may connect to the Unix sockets among its addresses: the mode of their files, in octal.
+    /// A socket of systemd keeps its own. Default `"0660"`.
+    #[schemars(with = "Option<String>")]
+    pub mode: Option<SocketMode>,
     /// End TLS here.
     pub tls: Option<TlsSettings>,
     /// HTTP/2: offered by ALPN on TLS; on a plain listener taken with prior knowledge (h2c).
@@ -79,6 +83,10 @@ impl Default for Keepalive {
 }
 
 impl Settings {
+    pub fn socket_mode(&self) -> SocketMode {
+        self.mode.unwrap_or_default()
+    }
+
     pub fn http2_enabled(&self) -> bool {
         self.http2.unwrap_or(self.tls.is_some())
     }

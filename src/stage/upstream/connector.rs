@@ -215,10 +215,4 @@ impl Connector {
         });
         kept.count = count;
     }
-
-    /// Lets go of everything that rests.
-    pub fn clear(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept = Kept::default();
-    }
 }

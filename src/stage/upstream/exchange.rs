@@ -173,7 +173,7 @@ impl Exchange {
         }
     }
 
-    /// How the answer's body is delimited, as far as it is known beforehand.
+    /// The next piece of the answer's body, none at its end.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         match self {
             Self::H1(h1) => {
@@ -188,14 +188,6 @@ impl Exchange {
         match self {
             Self::H1(h1) => h1.answer.take_trailers(),
             Self::H2(h2) => h2.trailers.take(),
-        }
-    }
-
-    /// Whether the answer's body is at its end without another look at the connection.
-    pub fn is_answered(&self) -> bool {
-        match self {
-            Self::H1(h1) => h1.answer.is_done(),
-            Self::H2(h2) => h2.session.response_finished(),
         }
     }
 }

@@ -132,7 +132,7 @@ impl Tls {
         self
     }
 
-    pub async fn connect(self, stream: TcpStream) -> std::io::Result<Secured> {
+    pub async fn connect<S: Io + 'static>(self, stream: S) -> std::io::Result<Secured> {
         let name = ServerName::try_from(self.name).unwrap();
         let stream = TlsConnector::from(Arc::new(self.config))
             .connect(name, stream)
@@ -228,6 +228,15 @@ impl Client {
         in_time("handshake", tls.connect(stream)).await
     }
 
+    /// Over any connection; nothing is counted.
+    pub fn stray(io: Box<dyn Io>) -> Self {
+        Self {
+            wire: Wire::new(io),
+            sent: None,
+            host: "test".to_owned(),
+        }
+    }
+
     pub fn over(gateway: &Gateway, io: Box<dyn Io>) -> Self {
         Self {
             wire: Wire::new(io),
@@ -239,11 +248,7 @@ impl Client {
     /// To anything else, such as an upstream; nothing is counted.
     pub async fn direct(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
-        Self {
-            wire: Wire::new(Box::new(stream)),
-            sent: None,
-            host: "test".to_owned(),
-        }
+        Self::stray(Box::new(stream))
     }
 
     pub async fn get(&mut self, target: &str) -> Answer {

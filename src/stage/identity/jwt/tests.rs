@@ -229,6 +229,21 @@ fn each_claim_is_checked() {
 }
 
 #[test]
+fn an_asterisk_takes_tokens_for_anybody() {
+    let settings = JwtSettings {
+        secret: Some(Secret::new(SECRET.to_owned())),
+        audience: OneOrMany(vec!["*".to_owned()]),
+        ..settings()
+    };
+    let jwt = Jwt::build("jwt".into(), &settings, Vec::new(), None).unwrap();
+    let mut nobody = good();
+    nobody.as_object_mut().unwrap().remove("aud");
+    for claims in [good(), with("aud", json!("others")), nobody] {
+        assert_eq!(why(&jwt, &Signer::secret(SECRET).plain(&claims)), None);
+    }
+}
+
+#[test]
 fn a_token_that_can_be_read_in_two_ways_is_refused() {
     let (jwt, signer) = (by_secret(), Signer::secret(SECRET));
     let hs256 = r#"{"alg":"HS256"}"#;

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::net::SocketAddr;
 
 fn trusted() -> TrustedProxies {
     let networks = [
@@ -441,4 +442,31 @@ fn claims_are_found_in_either_spelling_and_nothing_else_is() {
         ]
     );
     assert!(claims(&headers(&[("host", "a"), ("x-custom", "a")])).is_empty());
+}
+
+#[test]
+fn behind_a_unix_socket_the_word_counts_and_the_process_has_no_address_of_its_own() {
+    for (said, address, counted) in [
+        (None, "127.0.0.1", None),
+        (Some("203.0.113.9"), "203.0.113.9", Some("203.0.113.9")),
+        (Some("unknown"), "127.0.0.1", None),
+        (Some("127.0.0.1"), "127.0.0.1", None),
+    ] {
+        let mut map = HeaderMap::new();
+        if let Some(said) = said {
+            map.insert(X_FORWARDED_FOR, HeaderValue::from_static(said));
+        }
+        let client = client(Peer::Unix, &map, &TrustedProxies::default(), false);
+        assert!(client.trusted);
+        assert_eq!(client.address.to_string(), address, "{said:?}");
+        let counted = counted.map(|counted| counted.parse().unwrap());
+        assert_eq!(client.counted(), counted, "{said:?}");
+    }
+    let local = client(
+        peer("127.0.0.1"),
+        &HeaderMap::new(),
+        &TrustedProxies::default(),
+        false,
+    );
+    assert!(!local.trusted && local.counted().is_some(), "by TCP it has");
 }

@@ -162,20 +162,21 @@ impl Shield {
         }
     }
 
-    /// A request has come. The error says in how long its address may ask again.
-    pub fn ask(&self, caller: IpAddr, now: Instant) -> Result<(), Duration> {
-        match (self.rate, self.rate.and_then(|_| self.counted_as(caller))) {
+    /// A request has come, of this caller if it is one that has an address. The error says in how long its address may ask again.
+    pub fn ask(&self, caller: Option<IpAddr>, now: Instant) -> Result<(), Duration> {
+        let counted = self.rate.and(caller).and_then(|one| self.counted_as(one));
+        match (self.rate, counted) {
             (Some(rate), Some(address)) => self.counts.buckets.take(address, rate, now),
             _ => Ok(()),
         }
     }
 
     /// A place for a request in flight, or the setting that stands in its way.
-    pub fn work(&self, caller: IpAddr) -> Result<Place, &'static str> {
+    pub fn work(&self, caller: Option<IpAddr>) -> Result<Place, &'static str> {
         if self.is_short_of_memory() {
             return Err("memory");
         }
-        let address = self.counted_as(caller);
+        let address = caller.and_then(|caller| self.counted_as(caller));
         let place = self.counts.requests.take(address, self.requests);
         place.map_err(|full| match full {
             Full::Total => "in_flight",
@@ -390,7 +391,7 @@ mod tests {
         ] {
             let shield = shield(&settings(rate));
             let now = Instant::now();
-            let asked = (0..9).filter(|_| shield.ask(ip(caller), now).is_ok());
+            let asked = (0..9).filter(|_| shield.ask(Some(ip(caller)), now).is_ok());
             assert_eq!(asked.count(), passed, "{caller}");
         }
     }
@@ -408,9 +409,12 @@ mod tests {
         ] {
             let shield = shield(&settings(max.map(Bytes)));
             shield.remember(resident);
-            assert_eq!(shield.work(ip("192.0.2.1")).err(), refused, "{max:?}");
+            assert_eq!(shield.work(Some(ip("192.0.2.1"))).err(), refused, "{max:?}");
             shield.remember(0);
-            assert!(shield.work(ip("192.0.2.1")).is_ok(), "it is given back");
+            assert!(
+                shield.work(Some(ip("192.0.2.1"))).is_ok(),
+                "it is given back"
+            );
         }
     }
 
