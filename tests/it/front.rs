@@ -1,6 +1,6 @@
 //! The front door: what is no request is answered like one, and nothing can be read in two ways.
 
-use crate::harness::{Client, Gateway, Reply, Upstream, eventually};
+use crate::harness::{Client, Gateway, Reply, Upstream, eventually, in_time};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -546,4 +546,129 @@ async fn requests_that_are_given_up_again_and_again_end_the_connection() {
     assert!(made < 20_000, "as many as it liked");
     assert!(driving.await.unwrap().is_err());
     assert!(app.count() < 20_000);
+}
+
+/// A head of HTTP/2 in which every field is written out (RFC 7541 section 6.2.3).
+fn head(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0x10);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.as_bytes());
+        }
+    }
+    // END_HEADERS, END_STREAM
+    frame(1, 0x5, 1, &block)
+}
+
+/// The kinds of frames that come back, up to the first that decides on the stream, or the end.
+async fn verdict(mut stream: TcpStream) -> Option<u8> {
+    let decided = async {
+        loop {
+            let mut start = [0; 9];
+            stream.read_exact(&mut start).await.ok()?;
+            let length =
+                usize::from(start[0]) << 16 | usize::from(start[1]) << 8 | usize::from(start[2]);
+            stream.read_exact(&mut vec![0; length]).await.ok()?;
+            if matches!(start[3], 1 | 3 | 7) {
+                return Some(start[3]);
+            }
+        }
+    };
+    in_time("a verdict", decided).await
+}
+
+#[tokio::test]
+async fn what_http2_must_not_say_never_reaches_an_endpoint() {
+    let app = Upstream::replying(|seen| Reply::ok(seen.target().to_owned())).await;
+    let gateway = Gateway::start(HTTP2, &[("app", &app)]).await;
+    let usual = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "test"),
+        (":path", "/hidden"),
+    ];
+    let with = |name, value| {
+        let mut fields = usual.to_vec();
+        fields.push((name, value));
+        fields
+    };
+    let instead = |name, value| {
+        let mut fields = usual.to_vec();
+        let at = fields.iter().position(|(one, _)| *one == name).unwrap();
+        fields[at].1 = value;
+        fields
+    };
+    let without = |name| {
+        let mut fields = usual.to_vec();
+        fields.retain(|(one, _)| *one != name);
+        fields
+    };
+    let mut late = usual.to_vec();
+    late.insert(0, ("x", "y"));
+    for (what, fields) in [
+        ("a line end in a value", with("x", "a\r\nhidden: 1")),
+        ("a line feed in a value", with("x", "a\nhidden: 1")),
+        ("a zero byte in a value", with("x", "a\0b")),
+        ("a line end in a name", with("x\r\ny", "z")),
+        ("a colon in a name", with("x:y", "z")),
+        ("a name in upper case", with("X-Up", "1")),
+        ("an empty name", with("", "1")),
+        (
+            "a line end in the path",
+            instead(":path", "/hidden HTTP/1.1\r\nhost: x\r\n"),
+        ),
+        ("a space in the path", instead(":path", "/hidden HTTP/1.1")),
+        (
+            "another URI in the path",
+            instead(":path", "http://evil/hidden"),
+        ),
+        ("an empty path", instead(":path", "")),
+        ("no path", without(":path")),
+        ("no method", without(":method")),
+        ("two paths", with(":path", "/other")),
+        ("two methods", with(":method", "POST")),
+        ("an unknown pseudo field", with(":hidden", "1")),
+        ("a pseudo field after another field", late),
+        (
+            "a line end in the method",
+            instead(":method", "GET /hidden HTTP/1.1\r\nx:"),
+        ),
+        (
+            "a line end in the authority",
+            instead(":authority", "test\r\nx: y"),
+        ),
+        (
+            "credentials in the authority",
+            instead(":authority", "u:p@test"),
+        ),
+        ("no authority", without(":authority")),
+        ("another host", with("host", "other")),
+        ("a matter of the connection", with("connection", "x")),
+        ("a coding", with("transfer-encoding", "chunked")),
+        ("an upgrade", with("upgrade", "websocket")),
+        ("a body that does not come", with("content-length", "5")),
+        ("a length that is no number", with("content-length", "x")),
+    ] {
+        let mut stream = TcpStream::connect(gateway.address("http")).await.unwrap();
+        let mut wire = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        wire.extend(frame(4, 0, 0, &[]));
+        wire.extend(head(&fields));
+        stream.write_all(&wire).await.unwrap();
+        println!("{what}: {:?}", verdict(stream).await);
+        // A request after it shows what the endpoint made of the bytes.
+        assert_eq!(gateway.get("/after").await.text(), "/after", "{what}");
+    }
+    for seen in app.seen() {
+        assert_eq!(seen.target(), "/after", "{}", seen.head);
+    }
+    // What was sent is sound but for the one thing that is wrong with it.
+    let mut stream = TcpStream::connect(gateway.address("http")).await.unwrap();
+    let mut wire = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    wire.extend(frame(4, 0, 0, &[]));
+    wire.extend(head(&usual));
+    stream.write_all(&wire).await.unwrap();
+    assert_eq!(verdict(stream).await, Some(1));
+    assert_eq!(app.last().await.target(), "/hidden");
 }

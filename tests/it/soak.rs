@@ -52,7 +52,7 @@ fn mib(kib: u64) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make soak"]
 async fn connections_at_rest_are_small() {
-    let count = 9_500;
+    let count = 10_000;
     let app = app_with_everything().await;
     let yaml = "listeners: { web: { address: '{{http}}', keepalive: 10m } }
 pools: { app: { endpoints: ['{{app}}'], health: { check: off } } }
