@@ -1,9 +1,9 @@
 //! `OneMind` Gateway: one binary between the callers and everything behind it.
 //!
-//! The life of a request, in the order of the modules below:
-//! a connection is accepted (`stage::listen`), its head is matched to a route
-//! (`stage::route`), an endpoint is picked and tried (`stage::upstream`), the
-//! answer streams back, and `gateway::finish` counts and logs how it ended.
+//! The life of a request, in the order of the modules below: a connection is accepted
+//! (`stage::listen`), its head is read (`wire`) and matched to a route (`stage::route`), the caller is
+//! identified (`stage::identity`) and held to its limits (`stage::limit`), an endpoint is picked and
+//! tried (`stage::upstream`), the answer streams back, and `gateway::finish` counts and logs how it ended.
 //! `gateway/mod.rs` is the table of contents, `gateway/life.rs` the story.
 
 pub mod cli;

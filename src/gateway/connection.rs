@@ -197,9 +197,10 @@ async fn serve_http2(
     closing: Closing,
 ) {
     let mut timer = Timer::new(closing.cut.clone());
-    let head = rules(gateway, &facts).head;
+    let rules_now = rules(gateway, &facts);
+    let head = rules_now.head;
     let meter = Arc::new(Meter::default());
-    let metered = Metered::new(stream, Arc::clone(&meter));
+    let metered = Metered::new(stream, Arc::clone(&meter), rules_now.head_timeout);
     let shaken = http2_options(head).handshake::<_, Bytes>(metered);
     let Some(Ok(mut connection)) = timer.within(FIRST_REQUEST_MAX, shaken).await else {
         return;
@@ -221,8 +222,8 @@ async fn serve_http2(
         };
         // None: closed in good order. An error: the caller left, or quarrelled with the library.
         let Some(Ok((request, respond))) = accepted else {
-            if meter.is_overdrawn() {
-                rules(gateway, &facts).metrics.rejected("http2_flood");
+            if let Some(reason) = meter.verdict() {
+                rules(gateway, &facts).metrics.rejected(reason);
             }
             return;
         };

@@ -4,14 +4,16 @@
 //! paid for: by a request, by a body, by an answer that has to be acknowledged, and by time. What is not
 //! paid for ends the connection.
 
+use crate::wire::http2::HeadWatch;
 use pingora::protocols::Stream;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 /// Free for each connection, and a little more for each second of its life.
 const FREE_BYTES: u64 = 256 * 1024;
@@ -38,6 +40,7 @@ pub struct Meter {
     read: AtomicU64,
     paid: AtomicU64,
     given_up: AtomicU64,
+    head_timed_out: AtomicBool,
 }
 
 impl Default for Meter {
@@ -47,6 +50,7 @@ impl Default for Meter {
             read: AtomicU64::new(0),
             paid: AtomicU64::new(FREE_BYTES),
             given_up: AtomicU64::new(0),
+            head_timed_out: AtomicBool::new(false),
         }
     }
 }
@@ -78,9 +82,12 @@ impl Meter {
             && given_up > GIVEN_UP_BURST + GIVEN_UP_PER_SECOND * self.began.elapsed().as_secs()
     }
 
-    /// Whether it has sent more than was paid for.
-    pub fn is_overdrawn(&self) -> bool {
-        !self.read(0)
+    /// Why we ended the connection, if it was us.
+    pub fn verdict(&self) -> Option<&'static str> {
+        if self.head_timed_out.load(Relaxed) {
+            return Some("head_timed_out");
+        }
+        (!self.read(0)).then_some("http2_flood")
     }
 
     fn read(&self, bytes: u64) -> bool {
@@ -91,16 +98,45 @@ impl Meter {
     }
 }
 
-/// A stream that ends when its account is overdrawn.
+/// A stream that ends when its account is overdrawn, or when a head does not come to its end.
 #[derive(Debug)]
 pub struct Metered {
     stream: Stream,
     meter: Arc<Meter>,
+    heads: HeadWatch,
+    head_timeout: Duration,
+    /// Runs while a head is not whole.
+    late: Option<Pin<Box<Sleep>>>,
 }
 
 impl Metered {
-    pub fn new(stream: Stream, meter: Arc<Meter>) -> Self {
-        Self { stream, meter }
+    /// Each head must be whole within `head_timeout`.
+    pub fn new(stream: Stream, meter: Arc<Meter>, head_timeout: Duration) -> Self {
+        Self {
+            stream,
+            meter,
+            heads: HeadWatch::default(),
+            head_timeout,
+            late: None,
+        }
+    }
+
+    fn watch_head(&mut self, bytes: &[u8]) {
+        self.heads.pass(bytes);
+        if !self.heads.is_within_head() {
+            self.late = None;
+        } else if self.late.is_none() {
+            self.late = Some(Box::pin(tokio::time::sleep(self.head_timeout)));
+        }
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(late) = &mut self.late else {
+            return Poll::Pending;
+        };
+        ready!(late.as_mut().poll(cx));
+        self.meter.head_timed_out.store(true, Relaxed);
+        Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 }
 
@@ -110,10 +146,15 @@ impl AsyncRead for Metered {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if let Poll::Ready(error) = this.poll_late(cx) {
+            return Poll::Ready(Err(error));
+        }
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         let read = buf.filled().len() - before;
-        if self.meter.read(read as u64) {
+        this.watch_head(&buf.filled()[before..]);
+        if this.meter.read(read as u64) {
             return Poll::Ready(Ok(()));
         }
         Poll::Ready(Err(io::Error::other("more frames than requests")))

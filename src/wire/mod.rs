@@ -4,6 +4,7 @@ pub mod body;
 pub mod fields;
 pub mod frames;
 pub mod head;
+pub mod http2;
 pub mod link;
 pub mod outgoing;
 pub mod websocket;

@@ -421,6 +421,31 @@ routes: { all: { pool: app } }
 }
 
 #[tokio::test]
+async fn a_head_of_http2_must_come_in_time_too() {
+    let app = Upstream::named("app").await;
+    let yaml = HTTP2.replace("http2: true", "http2: true, head: { timeout: 300ms }");
+    let gateway = Gateway::start(&yaml, &[("app", &app)]).await;
+    // `GET`, and the rest later: within a frame, or in another one.
+    let begun = frame(1, 0, 1, &[0x82]);
+    let cut = frame(1, 4, 1, &[0x82, 0x84, 0x86]);
+    for rest in [&begun[..], &cut[..cut.len() - 1]] {
+        let mut stream = TcpStream::connect(gateway.address("http")).await.unwrap();
+        let mut wire = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        wire.extend(frame(4, 0, 0, &[]));
+        wire.extend(rest);
+        stream.write_all(&wire).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = in_time("the end", stream.read_to_end(&mut answer)).await;
+        println!("{ended:?}");
+    }
+    eventually("both to be counted", async || {
+        let selector = "onemind_connections_rejected_total{reason=\"head_timed_out\"}";
+        (gateway.metric(selector).await >= 2.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_caller_must_keep_some_pace() {
     let large = "b".repeat(64 << 20);
     let app = Upstream::replying(move |seen| match seen.target() {
