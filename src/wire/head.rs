@@ -212,10 +212,25 @@ fn parse_target(method: &Method, target: Bytes) -> Result<Uri, HeadFault> {
     let is_path = target.first() == Some(&b'/');
     let uri = Uri::from_maybe_shared(target).map_err(|_| FAULT)?;
     let is_whole = matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some();
-    if is_asterisk || is_path || is_whole {
+    if is_whole {
+        return with_path(uri).ok_or(FAULT);
+    }
+    if is_asterisk || is_path {
         return Ok(uri);
     }
     Err(FAULT)
+}
+
+/// `http://host?query` has the path `/` (RFC 9110 section 4.2.3), and says so from here on.
+fn with_path(uri: Uri) -> Option<Uri> {
+    let path = uri.path_and_query().map_or("", |path| path.as_str());
+    if path.starts_with('/') {
+        return Some(uri);
+    }
+    let path = format!("/{path}").parse().ok()?;
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).ok()
 }
 
 type Fields = (HeaderMap, SmallVec<[(u16, u16); 24]>);

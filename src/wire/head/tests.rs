@@ -36,6 +36,11 @@ fn sound_heads_are_understood() {
             Version::HTTP_11,
         ),
         (
+            "GET http://e.test?a=b HTTP/1.1\r\nhost: e.test\r\n\r\n",
+            "/?a=b",
+            Version::HTTP_11,
+        ),
+        (
             "GET //two/slashes HTTP/1.1\r\nhost: e\r\n\r\n",
             "//two/slashes",
             Version::HTTP_11,
