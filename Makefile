@@ -36,7 +36,7 @@ fuzz: build-needs
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture $(ARGS)
 
 soak: build-needs
-	$(CARGO) test --locked --release --test it -- --ignored --nocapture --test-threads 1 soak::$(ARGS)
+	SOAK=1 $(CARGO) test --locked --release --test it -- --nocapture --test-threads 1 soak::$(ARGS)
 
 image:
 	docker build -t onemind-gateway .

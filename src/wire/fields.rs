@@ -1,8 +1,19 @@
 //! Header fields as they are written in HTTP/1.1, each name spelled as its sender spelled it.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header};
 use smallvec::SmallVec;
+
+/// What concerns one connection and goes no further (RFC 9110 section 7.6.1); HTTP/2 must not say it at all
+/// (RFC 9113 section 8.2.2).
+pub const OF_CONNECTION: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 
 /// How the sender spelled the names of its fields (`X-Request-ID`, `ETag`). Names compare without
 /// regard to case (RFC 9110 section 5.1), but not all programs at the other end know that.

@@ -192,6 +192,37 @@ async fn five_errors_in_a_row_eject_and_four_do_not() {
 }
 
 #[tokio::test]
+async fn whatever_its_sickness_an_endpoint_is_left_alone() {
+    // A stopped process still takes connections, and says nothing.
+    let stopped = Upstream::replying(|_| Reply::nothing()).await;
+    let slow = Upstream::replying(|_| Reply::late(Duration::from_mins(1), Reply::ok("late"))).await;
+    let resetting = Upstream::replying(|_| Reply::raw("").reset()).await;
+    let garbled = Upstream::replying(|_| Reply::raw("SSH-2.0-x\r\n\r\n").close()).await;
+    for (what, sick) in [
+        ("stopped", &stopped),
+        ("slow", &slow),
+        ("resetting", &resetting),
+        ("garbled", &garbled),
+    ] {
+        let good = Upstream::named("good").await;
+        let pool = "ejection: { base: 60s }\nslow_start: 0s";
+        let gateway = Gateway::of(&[sick, &good], pool, "timeouts: { first_byte: 200ms }").await;
+        let mut client = Client::connect(&gateway).await;
+        // Every request is one that may be sent again: nobody notices.
+        while gateway.endpoint("app", sick).await["ejected"] == false {
+            assert_eq!(client.get("/").await.text(), "good", "{what}");
+            assert!(sick.count() <= 5, "{what}: five errors in a row are enough");
+        }
+        let asked = sick.count();
+        for _ in 0..10 {
+            assert_eq!(client.get("/").await.text(), "good", "{what}");
+        }
+        assert_eq!(sick.count(), asked, "{what}");
+        gateway.settled().await;
+    }
+}
+
+#[tokio::test]
 async fn the_last_endpoint_is_never_ejected() {
     let bad = Upstream::replying(|_| Reply::status(500, "bad")).await;
     let gateway = Gateway::of(&[&bad], "ejection: { base: 60s }", "").await;

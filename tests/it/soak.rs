@@ -1,4 +1,5 @@
-//! Long runs: `make soak`. Each takes minutes, and prints what it measured.
+//! Long runs: `make soak`. Each takes minutes then, and prints what it measured; in the suite each runs
+//! for some seconds, with fewer callers, and is held to the same.
 
 use crate::harness::{Gateway, Load, Reply, Upstream, WebSocket, app, eventually};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,6 +9,19 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+
+/// As much as this in a long run, as little as that in the suite.
+pub fn much<T>(long: T, short: T) -> T {
+    if said("SOAK").is_some() { long } else { short }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long is said by whoever starts it"
+)]
+fn said(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
 
 /// Callers share addresses, but not so many that a limit by address would be met.
 const CALLERS_PER_ADDRESS: usize = 500;
@@ -50,9 +64,8 @@ fn mib(kib: u64) -> f64 {
 
 /// Ten thousand connections that have asked once and rest.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "make soak"]
 async fn connections_at_rest_are_small() {
-    let count = 10_000;
+    let count = much(10_000, 500);
     let app = app_with_everything().await;
     let yaml = "listeners: { web: { address: '{{http}}', keepalive: 10m } }
 pools: { app: { endpoints: ['{{app}}'], health: { check: off } } }
@@ -79,9 +92,9 @@ routes: { all: { pool: app } }
 
 /// Six thousand callers who do nothing but take their time, beside honest ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "make soak"]
 async fn slow_callers_hold_up_nobody() {
-    const EACH: usize = 2_000;
+    let each = much(2_000, 50);
+    let period = much(Duration::from_secs(90), Duration::from_secs(24));
     let app = app_with_everything().await;
     let gateway = Gateway::of(&[&app], "capacity: { max_in_flight: 10000 }", "").await;
     let address = gateway.address("http");
@@ -90,7 +103,7 @@ async fn slow_callers_hold_up_nobody() {
     let before = gateway.memory_kib("VmRSS");
     let cut = Arc::new(AtomicUsize::new(0));
     let mut attackers = JoinSet::new();
-    for nth in 0..3 * EACH {
+    for nth in 0..3 * each {
         let (first, drip): (&[u8], &[u8]) = match nth % 3 {
             0 => (b"GET / HTTP/1.1\r\nhost: test\r\nx-slow: ", b"x"),
             1 => (
@@ -116,7 +129,7 @@ async fn slow_callers_hold_up_nobody() {
     }
     let mut peak = 0;
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(90) {
+    while started.elapsed() < period {
         load.goes_on_for(200).await;
         peak = peak.max(gateway.memory_kib("VmRSS"));
     }
@@ -129,20 +142,19 @@ async fn slow_callers_hold_up_nobody() {
     .await;
     let good = load.stop_without_failures().await;
     println!(
-        "{good} good requests beside {} slow callers, {cut} of them cut off in 90 s; \
+        "{good} good requests beside {} slow callers, {cut} of them cut off in {period:?}; \
          MiB before {:.0}, at most {:.0}, after {:.0}",
-        3 * EACH,
+        3 * each,
         mib(before),
         mib(peak),
         mib(given_back)
     );
-    assert!(cut >= EACH, "slow heads are cut off after ten seconds");
+    assert!(cut >= each, "slow heads are cut off after ten seconds");
     assert!(peak < 1 << 20, "it fits a machine of 1 GiB");
 }
 
 /// A thousand reloads, with requests, WebSockets and streams of events going on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "make soak"]
 async fn a_thousand_reloads_change_nothing() {
     let upstream = app_with_everything().await;
     let yaml = |nth: u32| {
@@ -155,7 +167,7 @@ async fn a_thousand_reloads_change_nothing() {
     let load = Load::start(&gateway, "/", 500, 16);
     let mut sockets = Vec::new();
     let mut events = Vec::new();
-    for nth in 0..100 {
+    for nth in 0..much(100, 10) {
         sockets.push(WebSocket::open(&gateway, "/ws", &[]).await);
         let mut stream = connect(nth, gateway.address("http")).await;
         stream
@@ -165,12 +177,12 @@ async fn a_thousand_reloads_change_nothing() {
         events.push(stream);
     }
     let mut early = 0;
-    for nth in 1..=1_000 {
+    for nth in 1..=much(1_000, 50) {
         gateway.reload(&yaml(nth), &[]).await;
-        if nth == 100 {
+        if nth == much(100, 5) {
             early = gateway.memory_kib("VmRSS");
         }
-        if nth % 100 == 0 {
+        if nth % much(100, 10) == 0 {
             for socket in &mut sockets {
                 socket.echo("still there").await;
             }
@@ -182,8 +194,9 @@ async fn a_thousand_reloads_change_nothing() {
     let late = gateway.memory_kib("VmRSS");
     let good = load.stop_without_failures().await;
     println!(
-        "1000 reloads, {good} requests, 100 WebSockets, 100 streams: none failed, none cut; \
-         MiB after 100 reloads {:.1}, after 1000 {:.1}",
+        "{good} requests, {} WebSockets and streams: none failed, none cut; \
+         MiB after a tenth of the reloads {:.1}, after all {:.1}",
+        sockets.len(),
         mib(early),
         mib(late)
     );
@@ -192,14 +205,16 @@ async fn a_thousand_reloads_change_nothing() {
 
 /// Half an hour (`SOAK_MINUTES`) of mixed load while endpoints die and return and the configuration changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "make soak"]
 #[expect(
     clippy::disallowed_methods,
     reason = "how long is said by whoever starts it"
 )]
 async fn faults_leave_nothing_behind() {
-    let minutes = std::env::var("SOAK_MINUTES").ok();
-    let minutes: u64 = minutes.and_then(|text| text.parse().ok()).unwrap_or(30);
+    let period = much(
+        Duration::from_secs(60 * said("SOAK_MINUTES").unwrap_or(30)),
+        Duration::from_secs(10),
+    );
+    let warm = much(Duration::from_secs(30), Duration::from_secs(3));
     let (a, b, c) = (
         app_with_everything().await,
         app_with_everything().await,
@@ -215,8 +230,8 @@ async fn faults_leave_nothing_behind() {
     let gateway = Gateway::start(&yaml(0), &[]).await;
     let small = Load::start(&gateway, "/", 200, 8);
     let large = Load::start(&gateway, "/large", 20, 4);
-    let end = Instant::now() + Duration::from_secs(60 * minutes);
-    let settle = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + period;
+    let settle = Instant::now() + warm;
     let mut early = None;
     let mut rounds = 0;
     while Instant::now() < end {
@@ -247,7 +262,7 @@ async fn faults_leave_nothing_behind() {
     })
     .await;
     println!(
-        "{minutes} minutes, {rounds} deaths and reloads, {small} small and {large} large answers: none failed; \
+        "{period:?}, {rounds} deaths and reloads, {small} small and {large} large answers: none failed; \
          MiB at first {:.1}, at last {:.1}",
         mib(early),
         mib(late)

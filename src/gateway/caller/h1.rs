@@ -1,6 +1,6 @@
 //! A caller that speaks HTTP/1.1 (or 1.0): one connection, one request after the other.
 
-use super::{Caller, CallerFault, Extent, Wire, date, is_hop_by_hop};
+use super::{Caller, CallerFault, Extent, Wire, date};
 use crate::gateway::timer::Timer;
 use crate::stage::listen::conn::{ConnectionFacts, reset_on_close};
 use crate::wire::body::{self, BodyReader, BodyWriter, Framing};
@@ -259,7 +259,7 @@ impl H1 {
             return;
         }
         self.link.out.write(|out| {
-            head::put_response(out, head, is_hop_by_hop);
+            head::put_response(out, head, |name| fields::OF_CONNECTION.contains(name));
             out.put_slice(b"\r\n");
         });
     }
@@ -278,7 +278,8 @@ impl H1 {
         self.sending = BodyWriter::new(framing);
         let (keep, old) = (self.keep, self.old);
         let skip = |name: &http::HeaderName| {
-            is_hop_by_hop(name) || (extent != Extent::Nothing && *name == header::CONTENT_LENGTH)
+            fields::OF_CONNECTION.contains(name)
+                || (extent != Extent::Nothing && *name == header::CONTENT_LENGTH)
         };
         self.link.out.write(|out| {
             head::put_response(out, head, skip);

@@ -4,7 +4,7 @@ use super::{Caller, CallerFault, Extent, Wire, date};
 use crate::gateway::flood::Meter;
 use crate::stage::listen::conn::ConnectionFacts;
 use crate::wire::body::{self, Framing};
-use crate::wire::fields::Spelling;
+use crate::wire::fields::{self, Spelling};
 use crate::wire::frames::Frames;
 use crate::wire::head::{self, HeadFault, HeadLimits, RequestHead, ResponseHead};
 use bytes::Bytes;
@@ -134,16 +134,8 @@ impl H2 {
         if let Extent::Length(length) = extent {
             head.headers.insert(header::CONTENT_LENGTH, length.into());
         }
-        for name in [
-            header::CONNECTION,
-            header::TRANSFER_ENCODING,
-            header::UPGRADE,
-            header::TE,
-            http::HeaderName::from_static("keep-alive"),
-            http::HeaderName::from_static("proxy-connection"),
-        ] {
-            // Nothing of a connection may be said in HTTP/2 (RFC 9113 section 8.2.2).
-            if head.headers.contains_key(&name) {
+        for name in &fields::OF_CONNECTION {
+            if head.headers.contains_key(name) {
                 head.headers.remove(name);
             }
         }

@@ -9,7 +9,7 @@ use crate::stage::listen::conn::ConnectionFacts;
 use crate::wire::body::Framing;
 use crate::wire::head::{RequestHead, ResponseHead};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method};
 use std::cell::RefCell;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -197,19 +197,6 @@ impl Caller {
             Wire::H2(_) => None,
         }
     }
-}
-
-/// What is written to callers, whichever the endpoint said.
-fn is_hop_by_hop(name: &http::HeaderName) -> bool {
-    [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::TE,
-        http::HeaderName::from_static("keep-alive"),
-        http::HeaderName::from_static("proxy-connection"),
-    ]
-    .contains(name)
 }
 
 /// `Date` (RFC 9110 section 6.6.1), made once a second.

@@ -17,9 +17,6 @@ use pingora::upstreams::peer::HttpPeer;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
 /// A request head that is ready to leave.
 #[derive(Debug, Clone, Copy)]
 pub struct Outbound<'a> {
@@ -76,19 +73,9 @@ impl std::fmt::Debug for H2 {
     }
 }
 
-/// What concerns one connection, or is written anew (RFC 9110 section 7.6.1).
+/// What concerns the caller's connection, or is written anew.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::CONTENT_LENGTH,
-        header::UPGRADE,
-        header::TE,
-        header::EXPECT,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-    ]
-    .contains(name)
+    fields::OF_CONNECTION.contains(name) || [header::CONTENT_LENGTH, header::EXPECT].contains(name)
 }
 
 impl Exchange {

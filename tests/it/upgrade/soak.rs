@@ -1,18 +1,16 @@
-//! The long run: `make soak`.
+//! The long run: `make soak`; in the suite two upgrades.
 
 use crate::harness::{Gateway, Load, Reply, Upstream, WebSocket, app};
+use crate::soak::much;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const UPGRADES: usize = 20;
 const REQUESTS_PER_SECOND: u32 = 500;
-const WEBSOCKETS: usize = 100;
-const STREAMS: usize = 100;
 
 /// A stream outlasts all upgrades: an event each fifth of a second, for a minute and a half.
-const EVENTS: usize = 450;
+
 const EVENT_PERIOD: Duration = Duration::from_millis(200);
 const EVENT: &str = "data: tick\n\n";
 
@@ -20,7 +18,7 @@ fn events() -> Reply {
     let head =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     let chunk = format!("{:x}\r\n{EVENT}\r\n", EVENT.len());
-    let stream = (0..EVENTS).fold(Reply::raw(head), |reply, _| {
+    let stream = (0..events_max()).fold(Reply::raw(head), |reply, _| {
         reply.send(chunk.clone()).wait(EVENT_PERIOD)
     });
     stream.send("0\r\n\r\n")
@@ -40,7 +38,6 @@ async fn read_events(address: SocketAddr) -> (usize, bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "make soak"]
 async fn twenty_upgrades_under_load() {
     let upstream = Upstream::replying(|seen| match seen.target() {
         "/ws" => Reply::websocket("app"),
@@ -56,15 +53,15 @@ async fn twenty_upgrades_under_load() {
     .await;
     let address = gateway.address("http");
     let load = Load::start(&gateway, "/", REQUESTS_PER_SECOND, 16);
-    let streams: Vec<_> = (0..STREAMS)
+    let reading: Vec<_> = (0..streams())
         .map(|_| tokio::spawn(read_events(address)))
         .collect();
     let mut sockets = Vec::new();
-    for _ in 0..WEBSOCKETS {
+    for _ in 0..websockets() {
         sockets.push(WebSocket::open(&gateway, "/ws", &[]).await);
     }
     let mut slowest = Duration::ZERO;
-    for nth in 1..=UPGRADES {
+    for nth in 1..=upgrades() {
         load.goes_on_for(u64::from(REQUESTS_PER_SECOND)).await;
         let started = Instant::now();
         gateway.upgrade().await;
@@ -73,7 +70,7 @@ async fn twenty_upgrades_under_load() {
             socket.echo("still there").await;
         }
         // So that each process has some of its own.
-        for _ in 0..WEBSOCKETS / UPGRADES {
+        for _ in 0..websockets() / upgrades() {
             sockets.remove(0).close().await;
             sockets.push(WebSocket::open(&gateway, "/ws", &[]).await);
         }
@@ -84,15 +81,38 @@ async fn twenty_upgrades_under_load() {
         );
     }
     let requests = load.stop_without_failures().await;
-    for stream in streams {
+    for stream in reading {
         let (events, whole) = stream.await.unwrap();
-        assert!(whole && events == EVENTS, "{events} of {EVENTS} events");
+        assert!(
+            whole && events == events_max(),
+            "{events} of {} events",
+            events_max()
+        );
     }
     for socket in &mut sockets {
         socket.echo("still there").await;
     }
     println!(
-        "{UPGRADES} upgrades, {requests} requests, {WEBSOCKETS} WebSockets, {STREAMS} streams: none failed, none cut; \
-         slowest upgrade {slowest:?}"
+        "{} upgrades, {requests} requests, {} WebSockets, {} streams: none failed, none cut; \
+         slowest upgrade {slowest:?}",
+        upgrades(),
+        websockets(),
+        streams(),
     );
+}
+
+fn upgrades() -> usize {
+    much(20, 2)
+}
+
+fn websockets() -> usize {
+    much(100, 10)
+}
+
+fn streams() -> usize {
+    much(100, 10)
+}
+
+fn events_max() -> usize {
+    much(450, 25)
 }
