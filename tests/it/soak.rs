@@ -205,10 +205,6 @@ async fn a_thousand_reloads_change_nothing() {
 
 /// Half an hour (`SOAK_MINUTES`) of mixed load while endpoints die and return and the configuration changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how long is said by whoever starts it"
-)]
 async fn faults_leave_nothing_behind() {
     let period = much(
         Duration::from_secs(60 * said("SOAK_MINUTES").unwrap_or(30)),

@@ -9,8 +9,7 @@ use tokio::net::TcpStream;
 
 const REQUESTS_PER_SECOND: u32 = 500;
 
-/// A stream outlasts all upgrades: an event each fifth of a second, for a minute and a half.
-
+/// A stream outlasts all upgrades: an event each fifth of a second.
 const EVENT_PERIOD: Duration = Duration::from_millis(200);
 const EVENT: &str = "data: tick\n\n";
 
