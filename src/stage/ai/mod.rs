@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod dialect;
+pub mod door;
 pub mod event;
 pub mod fault;
 pub mod reply;

@@ -7,6 +7,19 @@ use super::reply::Reply;
 use bytes::Bytes;
 use http::HeaderMap;
 
+/// Which wire format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DialectName {
+    /// `OpenAI` chat completions, which many providers speak.
+    Chat,
+    /// `OpenAI` responses.
+    Responses,
+    /// Anthropic messages.
+    Messages,
+    /// Gemini `generateContent`.
+    Gemini,
+}
+
 /// One wire format, both of callers and of providers. Pure; everything a stream remembers is in its
 /// [`Reader`] or [`Writer`].
 pub trait Dialect: Send + Sync {
