@@ -10,3 +10,4 @@ pub mod door;
 pub mod event;
 pub mod fault;
 pub mod reply;
+pub mod wait;
