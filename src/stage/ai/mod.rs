@@ -9,3 +9,4 @@ pub mod dialect;
 pub mod event;
 pub mod fault;
 pub mod reply;
+pub mod sse;
