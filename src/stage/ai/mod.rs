@@ -8,5 +8,8 @@ pub mod call;
 pub mod dialect;
 pub mod event;
 pub mod fault;
+pub mod json;
+pub mod peek;
 pub mod reply;
 pub mod sse;
+pub mod tokens;
