@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod dialect;
+pub mod effort;
 pub mod event;
 pub mod fault;
 pub mod reply;
