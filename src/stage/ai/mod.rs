@@ -7,6 +7,7 @@
 pub mod call;
 pub mod dialect;
 pub mod door;
+pub mod effort;
 pub mod event;
 pub mod fault;
 pub mod json;

@@ -6,7 +6,7 @@ use http::header::{DATE, RETRY_AFTER};
 use std::time::Duration;
 
 /// Longer waits are told as this: whoever asks for more has no use for an exact number.
-pub const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const WAIT_MAX: Duration = Duration::from_hours(24);
 
 /// What the headers ask to wait: `retry-after-ms` (`OpenAI`, Azure), else `retry-after` as seconds, which may
 /// have a fraction, or as a date (RFC 9110 10.2.3), counted from the answer's own `date`, so that our clock does

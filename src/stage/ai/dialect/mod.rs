@@ -1,5 +1,7 @@
 //! Wire formats: each reads and writes calls, answers and streams in its own words.
 
+pub mod fields;
+
 use super::call::Call;
 use super::event::Event;
 use super::fault::{CallFault, Complaint, Malformed, ProviderFault};
