@@ -10,6 +10,7 @@ pub mod door;
 pub mod effort;
 pub mod event;
 pub mod fault;
+pub mod form;
 pub mod json;
 pub mod peek;
 pub mod relay;
