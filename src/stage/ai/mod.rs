@@ -4,8 +4,17 @@
 //! [`event::Event`]s. Where caller and provider speak the same one, bytes pass through; where they do not, one
 //! reads and the other writes.
 
+pub mod base_url;
+pub mod breaker;
 pub mod call;
 pub mod dialect;
 pub mod event;
 pub mod fault;
+pub mod key_ring;
+pub mod names;
+pub mod order;
+pub mod price;
+pub mod provider;
 pub mod reply;
+pub mod settings;
+pub mod target;
