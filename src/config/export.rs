@@ -19,6 +19,7 @@ const SECRET_HEADERS: &[&str] = &[
 pub fn dump(config: &Config) -> String {
     let mut config = config.clone();
     for route in config.routes.values_mut() {
+        route.body_max = Some(route.body_max());
         let (request, response) = (&mut route.request_headers, &mut route.response_headers);
         for (name, value) in request.set.iter_mut().chain(&mut response.set) {
             let name = name.to_lowercase();

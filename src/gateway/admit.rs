@@ -104,6 +104,7 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
     limit::acquire(ctx, &route).await?;
     let upstream = match &route.action {
         Action::Forward(upstream) => upstream,
+        Action::Infer(_) => return Err(RejectKind::Internal.because("no engine")),
         Action::Redirect { status, .. } => return redirect(*status, ctx),
         Action::Respond { .. } => return answer::fixed(&route.action),
     };
@@ -144,7 +145,7 @@ fn find(
         Action::Forward(_) if keeps => None,
         Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
         Action::Redirect { to, .. } => Some(to.apply(&found, query)?),
-        Action::Respond { .. } => None,
+        Action::Infer(_) | Action::Respond { .. } => None,
     };
     Ok((route, target))
 }
@@ -167,7 +168,7 @@ fn listener(ctx: &RequestContext) -> Option<&Arc<ListenerRules>> {
 
 /// A body that says it is too large is refused unread; one that does not say is counted as it comes.
 fn limit_body(parts: &Parts, route: &Route) -> Result<(), Reject> {
-    let max = route.settings.body_max.0;
+    let max = route.settings.body_max().0;
     match content_length(&parts.headers) {
         Some(length) if length > max => {
             Err(RejectKind::BodyTooLarge.because(format_args!("{length} bytes, {max} allowed")))

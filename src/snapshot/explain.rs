@@ -164,7 +164,7 @@ fn explain_route(text: &mut String, config: &Config, route: &RouteSettings) {
             limits.connect, limits.first_byte, limits.idle, limits.total
         ),
     );
-    line(text, "body", format_args!("at most {}", route.body_max));
+    line(text, "body", format_args!("at most {}", route.body_max()));
     let websocket = &route.websocket;
     let websockets = if websocket.enabled {
         format!(
