@@ -1,34 +1,31 @@
 //! Answers from AI providers, told once: read the call, try its targets one after the other, pass the answer on.
 //!
-//! Nothing is sent to the caller before an answer has content, so a failure up to then is followed by the
+//! Nothing of an answer goes to the caller before it has content, so a failure up to then is followed by the
 //! next attempt and never seen. After that there is no way back: what fails is said in the stream itself.
 
 mod answer;
+mod attempt;
 mod headers;
-pub mod models;
+mod models;
 pub mod prepare;
+mod question;
 pub mod record;
 mod send;
 mod stream;
 mod tell;
 mod wait;
 
-use super::attempt::Held;
 use super::caller::{Caller, CallerFault};
-use super::context::{Attempt, RequestContext};
+use super::context::RequestContext;
 use super::life::{Lane, Stop};
 use super::pace::Pace;
 use super::timer::Timer;
-use super::{dispatch, endings};
 use crate::base::ending::Ending;
-use crate::snapshot::{AiProvider, AiTarget};
-use crate::stage::ai::fault::{FaultKind, ProviderFault};
-use crate::stage::ai::relay::Broke;
-use crate::stage::ai::retry::{self, After, Failure};
-use crate::stage::upstream::broken::Broken;
-use crate::stage::upstream::connector::{Connector, Purpose};
-use crate::stage::upstream::ejection::Outcome;
-use crate::stage::upstream::pool::Want;
+use crate::snapshot::Target;
+use crate::stage::ai::fault::ProviderFault;
+use crate::stage::ai::retry::{self, After, Facts, Failure};
+use crate::stage::upstream::connector::Connector;
+use bytes::Bytes;
 use prepare::Task;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,7 +33,7 @@ use std::time::{Duration, Instant};
 use wait::Clock;
 
 /// A call on its way, and everything that goes with it from attempt to attempt.
-pub struct Run<'a> {
+struct Run<'a> {
     connector: &'a Connector,
     caller: &'a mut Caller,
     ctx: &'a mut RequestContext,
@@ -44,6 +41,10 @@ pub struct Run<'a> {
     pace: Pace,
     clock: Clock,
     task: Task,
+    /// Fields that the dialect of the target cannot say, and that were left out by rule.
+    dropped: Vec<String>,
+    /// When the provider that is asked now was sent everything.
+    waiting_since: Option<Instant>,
 }
 
 /// How an attempt came to nothing before the caller saw anything of an answer.
@@ -52,14 +53,17 @@ struct Failed {
     failure: Failure,
     /// What the caller is told, should there be no other attempt.
     fault: ProviderFault,
+    /// The field that is wrong, where we know it.
+    param: Option<String>,
     /// The provider's own answer, where it speaks the caller's dialect.
-    own_words: Option<(u16, bytes::Bytes)>,
+    own_words: Option<Bytes>,
     /// For the log.
     cause: String,
 }
 
-/// What an attempt comes to.
-enum Outcomes {
+/// What came of an attempt.
+#[derive(Debug)]
+enum Tried {
     /// The request has ended, well or badly.
     Ended,
     Failed(Failed),
@@ -74,7 +78,7 @@ pub async fn run(
     task: Task,
 ) {
     let pulses = task.stream && task.door.dialect.dialect().takes_comments();
-    let run = Run {
+    let mut run = Run {
         connector: lane.connector,
         pace: ctx.pace(),
         clock: Clock::new(Instant::now(), pulses),
@@ -82,35 +86,99 @@ pub async fn run(
         ctx,
         timer,
         task,
+        dropped: Vec::new(),
+        waiting_since: None,
     };
-    run.all().await;
+    if let Err(fault) = run.try_all().await {
+        run.leave(&fault);
+    }
 }
 
 impl Run<'_> {
-    async fn all(mut self) {
-        let mut targets: VecDeque<AiTarget> = self.task.targets.drain(..).collect();
-        let mut here = 0;
+    async fn try_all(&mut self) -> Result<(), CallerFault> {
+        let mut targets: VecDeque<Arc<Target>> = self.task.targets.drain(..).collect();
+        let (mut here, mut all) = (0, 0);
         while let Some(target) = targets.front().cloned() {
-            here += 1;
+            (here, all) = (here + 1, all + 1);
             let failed = match self.attempt(&target).await {
-                Ok(Outcomes::Ended) => return,
-                Ok(Outcomes::Failed(failed)) => failed,
-                Err(fault) => return self.leave(&fault).await,
+                Ok(Tried::Ended) => return Ok(()),
+                Ok(Tried::Failed(failed)) => failed,
+                Err(Stop::Caller(fault)) => return Err(fault),
+                Err(Stop::Endpoint(broken)) => Failed::broken(&broken),
             };
-            self.note(&target, &failed);
-            let facts = self.facts(&target, &failed, (here, targets.len() > 1));
-            match retry::after(facts) {
-                After::Again(wait) => {
-                    if let Err(fault) = self.rest(wait).await {
-                        return self.leave(&fault).await;
-                    }
-                }
+            let others = targets.len() > 1;
+            let mut facts = self.facts(&target, &failed, (here, all, others));
+            let mut after = retry::after(facts);
+            let budget = &target.provider.upstream.pool.budget;
+            if matches!(after, After::Again(_)) && !budget.take(Instant::now()) {
+                // Too much is tried again already: the first word is the last.
+                target.provider.upstream.metrics.retry_budget_exhausted.inc();
+                facts.here_max = 1;
+                facts.other_keys = false;
+                after = retry::after(facts);
+            }
+            match after {
+                After::Again(wait) => self.rest(wait).await?,
                 After::Next => {
                     targets.pop_front();
                     here = 0;
                 }
-                After::Tell => return self.tell(failed).await,
+                After::Tell => {
+                    self.tell(failed).await;
+                    return Ok(());
+                }
             }
         }
+        Ok(())
+    }
+
+    fn facts(&self, target: &Target, failed: &Failed, tries: (u32, u32, bool)) -> Facts {
+        let (here, all, others) = tries;
+        let settings = &target.provider.settings.retry;
+        let now = Instant::now();
+        let kind = failed.fault.kind;
+        Facts {
+            failure: failed.failure,
+            retry_after: failed.fault.retry_after,
+            here,
+            here_max: settings.attempts,
+            all,
+            others,
+            other_keys: target.provider.keys.earliest(now).is_none()
+                && failed.failure.blames_key()
+                && target.provider.keys.len() > 1,
+            falls_back: self.task.falls_back(kind),
+            left: self.ctx.time_left().unwrap_or(Duration::MAX),
+            backoff: crate::stage::upstream::retry::backoff(
+                here,
+                settings.backoff.0,
+                fastrand::f64(),
+            ),
+            wait_max: settings.wait_max.0,
+        }
+    }
+
+    /// Waits before the next attempt, unless the caller leaves.
+    async fn rest(&mut self, wait: Duration) -> Result<(), CallerFault> {
+        let from = Instant::now();
+        self.limit(wait + Duration::from_secs(1));
+        let waited = self.meanwhile(tokio::time::sleep(wait)).await;
+        self.ctx.inference_mut().waited += from.elapsed();
+        match waited {
+            Err(Stop::Caller(fault)) => Err(fault),
+            Ok(()) | Err(Stop::Endpoint(_)) => Ok(()),
+        }
+    }
+
+    /// The caller has gone, or does not take what there is for it.
+    fn leave(&mut self, fault: &CallerFault) {
+        self.caller.cut();
+        self.ctx.end(super::endings::of_caller(fault).0);
+        self.ctx.lease = None;
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ctx.end(ending);
+        self.ctx.lease = None;
     }
 }

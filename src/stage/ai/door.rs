@@ -1,52 +1,19 @@
 //! What a caller came for, by the path that its SDK uses.
 
 use super::dialect::DialectName;
+use super::provider::Operation;
 use http::Method;
 
-/// An operation of one of the APIs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Door<'a> {
+/// What is asked for, and in whose words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Door {
     /// In which the caller speaks, and is answered, refusals included.
     pub dialect: DialectName,
     pub operation: Operation,
     /// Where the API has it in the path.
-    pub model: Option<&'a str>,
-    /// Path below the version, as providers of the same API have it: `/audio/speech`. Gemini's is
-    /// the verb: `:countTokens`.
-    pub place: &'a str,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// Words for words, whole; or as the body says.
-    Generate,
-    /// Words for words, in a stream.
-    Stream,
-    /// Anything else that a provider of this API does; passed through.
-    Other,
-    /// The models there are.
-    Models,
-    Model,
-    /// A WebSocket to a model that listens and speaks.
-    Realtime,
-}
-
-impl Operation {
-    /// As metrics and logs say it: OpenTelemetry's `gen_ai.operation.name` where it has a word.
-    pub fn name(self, place: &str) -> &'static str {
-        match (self, place) {
-            (Self::Generate | Self::Stream, _) => "chat",
-            (Self::Models | Self::Model, _) => "models",
-            (Self::Realtime, _) => "realtime",
-            (Self::Other, "/embeddings" | ":embedContent" | ":batchEmbedContents") => "embeddings",
-            (Self::Other, "/moderations") => "moderations",
-            (Self::Other, "/completions") => "text_completion",
-            (Self::Other, place) if place.starts_with("/images") => "images",
-            (Self::Other, place) if place.starts_with("/audio") => "audio",
-            (Self::Other, _) => "count_tokens",
-        }
-    }
+    pub model: Option<String>,
+    /// Where the API says in the path that a stream is wanted.
+    pub stream: bool,
 }
 
 /// No door: there is nothing at this path, or not by this method.
@@ -57,25 +24,21 @@ pub enum NoDoor {
     Method(&'static str),
 }
 
-/// What `OpenAI`'s API has beside chat and responses, and whether we pass it through.
-const OPENAI_OTHERS: &[&str] = &[
-    "/embeddings",
-    "/moderations",
-    "/completions",
-    "/images/generations",
-    "/images/edits",
-    "/images/variations",
-    "/audio/speech",
-    "/audio/transcriptions",
-    "/audio/translations",
-    "/responses/input_tokens",
+/// What `OpenAI`'s API has beside chat and responses.
+const OPENAI_OTHERS: &[(&str, Operation)] = &[
+    ("/embeddings", Operation::Embeddings),
+    ("/moderations", Operation::Moderations),
+    ("/images/generations", Operation::ImagesGenerations),
+    ("/images/edits", Operation::ImagesEdits),
+    ("/images/variations", Operation::ImagesVariations),
+    ("/audio/speech", Operation::AudioSpeech),
+    ("/audio/transcriptions", Operation::AudioTranscriptions),
+    ("/audio/translations", Operation::AudioTranslations),
 ];
-
-const GEMINI_OTHERS: &[&str] = &[":countTokens", ":embedContent", ":batchEmbedContents"];
 
 /// Which API a path belongs to. `anthropic`: the caller sent `anthropic-version`, by which models are asked
 /// for in that dialect, since the path is the same.
-pub fn find<'a>(method: &Method, path: &'a str, anthropic: bool) -> Result<Door<'a>, NoDoor> {
+pub fn find(method: &Method, path: &str, anthropic: bool) -> Result<Door, NoDoor> {
     if let Some(rest) = path.strip_prefix("/v1beta/models") {
         return gemini(method, rest);
     }
@@ -89,76 +52,87 @@ pub fn find<'a>(method: &Method, path: &'a str, anthropic: bool) -> Result<Door<
     {
         return gemini(method, rest);
     }
-    let door = |dialect, operation| Door {
-        dialect,
-        operation,
-        model: None,
-        place,
-    };
-    match place {
-        "/chat/completions" => post(method, door(DialectName::Chat, Operation::Generate)),
-        "/responses" => post(method, door(DialectName::Responses, Operation::Generate)),
-        "/messages" => post(method, door(DialectName::Messages, Operation::Generate)),
-        "/messages/count_tokens" => post(method, door(DialectName::Messages, Operation::Other)),
-        "/realtime" => get(method, door(DialectName::Chat, Operation::Realtime)),
-        "/responses/input_tokens" => post(method, door(DialectName::Responses, Operation::Other)),
-        other if OPENAI_OTHERS.contains(&other) => {
-            post(method, door(DialectName::Chat, Operation::Other))
-        }
+    let (dialect, operation) = match place {
+        "/chat/completions" => (DialectName::Chat, Operation::Chat),
+        "/responses" => (DialectName::Responses, Operation::Responses),
+        "/messages" => (DialectName::Messages, Operation::Messages),
+        "/messages/count_tokens" => (DialectName::Messages, Operation::MessagesCountTokens),
+        "/realtime" => return get(method, Door::new(DialectName::Chat, Operation::Realtime)),
         other => {
-            let dialect = if anthropic {
-                DialectName::Messages
-            } else {
-                DialectName::Chat
+            let found = OPENAI_OTHERS.iter().find(|(path, _)| *path == other);
+            let Some((_, operation)) = found else {
+                let dialect = if anthropic {
+                    DialectName::Messages
+                } else {
+                    DialectName::Chat
+                };
+                return models(method, other.strip_prefix("/models"), dialect);
             };
-            models(method, other.strip_prefix("/models"), dialect)
+            (DialectName::Chat, *operation)
         }
-    }
+    };
+    post(method, Door::new(dialect, operation))
 }
 
-fn gemini<'a>(method: &Method, rest: &'a str) -> Result<Door<'a>, NoDoor> {
-    let Some((model, _)) = rest.rsplit_once(':') else {
+fn gemini(method: &Method, rest: &str) -> Result<Door, NoDoor> {
+    let Some((model, verb)) = rest.rsplit_once(':') else {
         return models(method, Some(rest), DialectName::Gemini);
     };
-    let place = &rest[model.len()..];
-    let operation = match place {
-        ":generateContent" => Operation::Generate,
-        ":streamGenerateContent" => Operation::Stream,
-        other if GEMINI_OTHERS.contains(&other) => Operation::Other,
+    let operation = match verb {
+        "generateContent" | "streamGenerateContent" => Operation::GenerateContent,
+        "countTokens" => Operation::CountTokens,
+        "embedContent" => Operation::EmbedContent,
+        "batchEmbedContents" => Operation::BatchEmbedContents,
         _ => return Err(NoDoor::Unknown),
     };
     let model = model.strip_prefix('/').filter(|model| !model.is_empty());
     let door = Door {
-        dialect: DialectName::Gemini,
-        operation,
-        model: Some(model.ok_or(NoDoor::Unknown)?),
-        place,
+        model: Some(decoded(model.ok_or(NoDoor::Unknown)?)),
+        stream: verb == "streamGenerateContent",
+        ..Door::new(DialectName::Gemini, operation)
     };
     post(method, door)
 }
 
-fn models<'a>(
-    method: &Method,
-    rest: Option<&'a str>,
-    dialect: DialectName,
-) -> Result<Door<'a>, NoDoor> {
-    let (operation, model) = match rest {
-        Some("" | "/") => (Operation::Models, None),
-        Some(rest) if rest.len() > 1 && rest.starts_with('/') => {
-            (Operation::Model, Some(&rest[1..]))
-        }
+fn models(method: &Method, rest: Option<&str>, dialect: DialectName) -> Result<Door, NoDoor> {
+    let model = match rest {
+        Some("" | "/") => None,
+        Some(rest) if rest.len() > 1 && rest.starts_with('/') => Some(decoded(&rest[1..])),
         _ => return Err(NoDoor::Unknown),
     };
     let door = Door {
-        dialect,
-        operation,
         model,
-        place: "/models",
+        ..Door::new(dialect, Operation::Models)
     };
     get(method, door)
 }
 
-fn post<'a>(method: &Method, door: Door<'a>) -> Result<Door<'a>, NoDoor> {
+/// A name as it was before an SDK put it into a path; what is no UTF-8 then is no name of ours.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, others @ ..] = rest {
+        let escaped = match (first, others) {
+            (b'%', [high, low, ..]) => {
+                let digits = [char::from(*high), char::from(*low)].map(|digit| digit.to_digit(16));
+                match digits {
+                    [Some(high), Some(low)] => u8::try_from(high * 16 + low).ok(),
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() {
+            &others[2..]
+        } else {
+            others
+        };
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+fn post(method: &Method, door: Door) -> Result<Door, NoDoor> {
     if *method == Method::POST {
         Ok(door)
     } else {
@@ -166,11 +140,51 @@ fn post<'a>(method: &Method, door: Door<'a>) -> Result<Door<'a>, NoDoor> {
     }
 }
 
-fn get<'a>(method: &Method, door: Door<'a>) -> Result<Door<'a>, NoDoor> {
+fn get(method: &Method, door: Door) -> Result<Door, NoDoor> {
     if [Method::GET, Method::HEAD].contains(method) {
         Ok(door)
     } else {
         Err(NoDoor::Method("GET, HEAD"))
+    }
+}
+
+impl Door {
+    fn new(dialect: DialectName, operation: Operation) -> Self {
+        Self {
+            dialect,
+            operation,
+            model: None,
+            stream: false,
+        }
+    }
+
+    /// Whether words are asked for: such calls can be said in any dialect.
+    pub fn generates(&self) -> bool {
+        self.operation.is_dialect()
+    }
+
+    /// Whether the body is a form with files, and no JSON.
+    pub fn takes_form(&self) -> bool {
+        matches!(
+            self.operation,
+            Operation::AudioTranscriptions
+                | Operation::AudioTranslations
+                | Operation::ImagesEdits
+                | Operation::ImagesVariations
+        )
+    }
+}
+
+impl Operation {
+    /// The wire format that it is, if it is one.
+    pub fn dialect(self) -> Option<DialectName> {
+        match self {
+            Self::Chat => Some(DialectName::Chat),
+            Self::Responses => Some(DialectName::Responses),
+            Self::Messages => Some(DialectName::Messages),
+            Self::GenerateContent => Some(DialectName::Gemini),
+            _ => None,
+        }
     }
 }
 
@@ -181,51 +195,53 @@ mod tests {
     #[test]
     fn each_sdk_finds_its_door() {
         use DialectName::{Chat, Gemini, Messages, Responses};
-        for (path, dialect, operation, model) in [
-            ("/v1/chat/completions", Chat, Operation::Generate, None),
-            ("/v1/responses", Responses, Operation::Generate, None),
-            ("/v1/messages", Messages, Operation::Generate, None),
+        let post = Method::POST;
+        let get = Method::GET;
+        for (method, path, dialect, operation, model) in [
+            (&post, "/v1/chat/completions", Chat, Operation::Chat, None),
+            (&post, "/v1/responses", Responses, Operation::Responses, None),
+            (&post, "/v1/messages", Messages, Operation::Messages, None),
             (
+                &post,
                 "/v1/messages/count_tokens",
                 Messages,
-                Operation::Other,
+                Operation::MessagesCountTokens,
                 None,
             ),
-            ("/v1/audio/speech", Chat, Operation::Other, None),
+            (&post, "/v1/audio/speech", Chat, Operation::AudioSpeech, None),
             (
+                &post,
                 "/v1beta/models/gemini-3:generateContent",
                 Gemini,
-                Operation::Generate,
+                Operation::GenerateContent,
                 Some("gemini-3"),
             ),
             (
+                &post,
                 "/v1/models/gemini-3:streamGenerateContent",
                 Gemini,
-                Operation::Stream,
+                Operation::GenerateContent,
                 Some("gemini-3"),
             ),
             (
-                "/v1beta/models/openai/gpt-5:countTokens",
+                &post,
+                "/v1beta/models/openai%2Fgpt-5:countTokens",
                 Gemini,
-                Operation::Other,
+                Operation::CountTokens,
                 Some("openai/gpt-5"),
             ),
+            (&get, "/v1/models", Chat, Operation::Models, None),
+            (&get, "/v1beta/models", Gemini, Operation::Models, None),
+            (&get, "/v1/models/a/b", Chat, Operation::Models, Some("a/b")),
+            (&get, "/v1/realtime", Chat, Operation::Realtime, None),
         ] {
-            let door = find(&Method::POST, path, false).unwrap();
-            let found = (door.dialect, door.operation, door.model);
+            let door = find(method, path, false).unwrap();
+            let found = (door.dialect, door.operation, door.model.as_deref());
             assert_eq!(found, (dialect, operation, model), "{path}");
+            assert_eq!(door.stream, path.contains("stream"), "{path}");
         }
-        for (path, anthropic, dialect, operation, model) in [
-            ("/v1/models", false, Chat, Operation::Models, None),
-            ("/v1/models", true, Messages, Operation::Models, None),
-            ("/v1beta/models", false, Gemini, Operation::Models, None),
-            ("/v1/models/a/b", false, Chat, Operation::Model, Some("a/b")),
-            ("/v1/realtime", false, Chat, Operation::Realtime, None),
-        ] {
-            let door = find(&Method::GET, path, anthropic).unwrap();
-            let found = (door.dialect, door.operation, door.model);
-            assert_eq!(found, (dialect, operation, model), "{path}");
-        }
+        let door = find(&Method::GET, "/v1/models", true).unwrap();
+        assert_eq!(door.dialect, Messages);
     }
 
     #[test]
@@ -241,6 +257,19 @@ mod tests {
             (Method::GET, "/v1/modelsx", NoDoor::Unknown),
         ] {
             assert_eq!(find(&method, path, false), Err(no), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_what_it_was_before_it_went_into_the_path() {
+        for (written, name) in [
+            ("a", "a"),
+            ("openai%2Fgpt-5", "openai/gpt-5"),
+            ("a%2", "a%2"),
+            ("a%zz%C3%BC", "a%zzü"),
+            ("%FF", "%FF"),
+        ] {
+            assert_eq!(decoded(written), name);
         }
     }
 }

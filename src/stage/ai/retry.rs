@@ -17,6 +17,8 @@ pub enum Failure {
     Reset,
     /// Nothing came in time.
     Silent,
+    /// The call cannot be said in the target's dialect: nothing was sent.
+    NotSaid,
     /// The provider said so, or what it said could not be read.
     Said(FaultKind),
 }
@@ -28,6 +30,7 @@ impl Failure {
             Self::NotConnected => "connect_failed",
             Self::Reset => "reset",
             Self::Silent => "timed_out",
+            Self::NotSaid => "not_translatable",
             Self::Said(kind) => kind.code(),
         }
     }
@@ -36,6 +39,7 @@ impl Failure {
     pub fn blames_provider(self) -> bool {
         match self {
             Self::NotConnected | Self::Reset | Self::Silent => true,
+            Self::NotSaid => false,
             Self::Said(kind) => matches!(
                 kind,
                 FaultKind::Server
@@ -122,7 +126,7 @@ pub fn after(facts: Facts) -> After {
             | FaultKind::ContextLength
             | FaultKind::ContentPolicy,
         ) => After::Tell,
-        Failure::Said(FaultKind::NotFound) => next,
+        Failure::NotSaid | Failure::Said(FaultKind::NotFound) => next,
         Failure::Said(_) if facts.failure.blames_key() && facts.other_keys => {
             After::Again(Duration::ZERO)
         }
@@ -182,7 +186,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_failure_is_followed_by_what_may_mend_it() {
-        use Failure::{NotConnected, Reset, Said, Silent};
+        use Failure::{NotConnected, NotSaid, Reset, Said, Silent};
         use FaultKind as Kind;
         let again = After::Again(Duration::from_millis(300));
         for (failure, with_others, alone) in [
@@ -198,6 +202,7 @@ mod tests {
             (Said(Kind::Malformed), again, again),
             (Said(Kind::Timeout), After::Next, After::Tell),
             (Silent, After::Next, After::Tell),
+            (NotSaid, After::Next, After::Tell),
             (NotConnected, After::Next, again),
             (Reset, again, again),
         ] {
