@@ -1,6 +1,9 @@
 //! Wire formats: each reads and writes calls, answers and streams in its own words.
 
 pub mod fields;
+pub mod messages;
+#[cfg(test)]
+mod samples;
 
 use super::call::Call;
 use super::event::Event;
