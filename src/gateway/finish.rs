@@ -97,7 +97,10 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
         .iter()
         .map(|attempt| access_log::Attempt {
             endpoint: &attempt.endpoint.name,
-            reason: attempt.failure.map_or(ending.name(), Failure::name),
+            reason: attempt
+                .reason
+                .or(attempt.failure.map(Failure::name))
+                .unwrap_or(ending.name()),
             duration: attempt.took,
         })
         .collect();

@@ -15,11 +15,22 @@ use std::time::Duration;
 
 /// Answers with the refusal.
 pub async fn run(caller: &mut Caller, ctx: &mut RequestContext, timer: &mut Timer, reject: Reject) {
+    run_with(caller, ctx, timer, reject, None).await;
+}
+
+/// The same with another's words, where they are known.
+pub async fn run_with(
+    caller: &mut Caller,
+    ctx: &mut RequestContext,
+    timer: &mut Timer,
+    reject: Reject,
+    words: Option<Bytes>,
+) {
     if reject.kind == RejectKind::BadRequest {
         // Whoever cannot write this request is not to be trusted with where the next one begins.
         caller.close_after();
     }
-    let body = Bytes::from(body_of(ctx, &reject));
+    let body = words.unwrap_or_else(|| Bytes::from(body_of(ctx, &reject)));
     let head = head_of(&reject);
     ctx.refused(reject);
     send(caller, ctx, timer, head, body).await;
@@ -114,7 +125,7 @@ pub async fn send(
 }
 
 /// Sends what was put in, and the end.
-async fn finish(caller: &mut Caller, timer: &mut Timer) -> Result<(), CallerFault> {
+pub async fn finish(caller: &mut Caller, timer: &mut Timer) -> Result<(), CallerFault> {
     let mut ended = false;
     poll_fn(|cx| {
         let mut flush = || {

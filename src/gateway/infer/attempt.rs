@@ -109,12 +109,12 @@ impl<'a> Run<'a> {
         if let Err(failed) = self.take_place(trying).await? {
             return Ok(Tried::Failed(failed));
         }
-        let (mut held, head) = self.connect_and_send(trying, &question).await?;
+        let (mut held, answered) = self.connect_and_send(trying, &question).await?;
         if let Some(attempt) = self.ctx.attempts.last_mut() {
             attempt.first_byte = Some(attempt.started.elapsed());
-            attempt.status = Some(head.status.as_u16());
+            attempt.status = Some(answered.status.as_u16());
         }
-        self.receive(trying, &mut held, head).await
+        self.receive(trying, &mut held, answered).await
     }
 
     /// A place at the provider; waits for one in its queue.
@@ -165,7 +165,7 @@ impl<'a> Run<'a> {
                 Err(Stop::Endpoint(Broken::Closed { heard: false, .. })) if reused => {
                     purpose = Purpose::Fresh;
                 }
-                Ok(head) => return Ok((held, head)),
+                Ok(answered) => return Ok((held, answered)),
                 Err(stop) => return Err(stop),
             }
         }
@@ -216,37 +216,37 @@ impl<'a> Run<'a> {
         &mut self,
         trying: &mut Trying<'_>,
         held: &mut Held<'_>,
-        head: ResponseHead,
+        answered: ResponseHead,
     ) -> Result<Tried, Stop> {
-        let status = head.status.as_u16();
+        let status = answered.status.as_u16();
         if status >= 400 {
-            return self.receive_fault(trying, held, head).await;
+            return self.receive_fault(trying, held, answered).await;
         }
-        if !head.status.is_success() {
+        if !answered.status.is_success() {
             return Ok(Tried::Failed(Failed::malformed("a status of no answer")));
         }
         if self.task.stream {
-            return self.receive_stream(trying, held, &head).await;
+            return self.receive_stream(trying, held, &answered).await;
         }
         if self.task.door.generates() {
-            return self.receive_whole(trying, held, &head).await;
+            return self.receive_whole(trying, held, &answered).await;
         }
-        self.receive_other(trying, held, head).await
+        self.receive_other(trying, held, answered).await
     }
 
     async fn receive_fault(
         &mut self,
         trying: &Trying<'_>,
         held: &mut Held<'_>,
-        head: ResponseHead,
+        answered: ResponseHead,
     ) -> Result<Tried, Stop> {
         let gap = trying.provider().settings.timeouts.gap.0;
         let limits = (gap, trying.end());
         let body = answer::read(self, held, (ERROR_BYTES_MAX, true), limits).await?;
-        let status = head.status.as_u16();
+        let status = answered.status.as_u16();
         let mut fault = self
             .dialect_of(trying.way)
-            .read_fault(status, &head.headers, &body);
+            .read_fault(status, &answered.headers, &body);
         let of_status = FaultKind::of_status(status);
         if fault.kind == of_status {
             // The body says nothing better than the status, and some mean something else by it.
@@ -271,9 +271,9 @@ impl<'a> Run<'a> {
         &mut self,
         trying: &mut Trying<'_>,
         held: &mut Held<'_>,
-        head: &ResponseHead,
+        answered: &ResponseHead,
     ) -> Result<Tried, Stop> {
-        if !is(head, "text/event-stream") {
+        if !is(answered, "text/event-stream") {
             return Ok(Tried::Failed(Failed::malformed("no stream of events")));
         }
         let to = (!self.passes_through(trying.way)).then(|| self.task.door.dialect.dialect());
@@ -293,7 +293,8 @@ impl<'a> Run<'a> {
                 Ok(Tried::Ended)
             }
             Err(halt) if relay.is_committed() => {
-                self.break_off(trying, halt, &relay).await;
+                let sequence = relay.sequence();
+                self.break_off(trying, halt, sequence).await;
                 Ok(Tried::Ended)
             }
             Err(halt) => match halt.broke() {
@@ -309,7 +310,12 @@ impl<'a> Run<'a> {
             usage: !self.counts_by_ourselves() && self.task.peek.include_usage,
             model: self.ctx.inference().asked.clone(),
             created,
-            id: self.ctx.request_id().to_str().unwrap_or_default().to_owned(),
+            id: self
+                .ctx
+                .request_id()
+                .to_str()
+                .unwrap_or_default()
+                .to_owned(),
         }
     }
 
@@ -335,12 +341,12 @@ impl<'a> Run<'a> {
         &mut self,
         trying: &mut Trying<'_>,
         held: &mut Held<'_>,
-        head: &ResponseHead,
+        answered: &ResponseHead,
     ) -> Result<Tried, Stop> {
         let limits = (trying.provider().settings.timeouts.gap.0, trying.end());
         let body = answer::read(self, held, (ANSWER_BYTES_MAX, false), limits).await?;
         let dialect = self.dialect_of(trying.way);
-        let read = if is(head, "application/json") {
+        let read = if is(answered, "application/json") {
             dialect.read_reply(&body)
         } else {
             Err(crate::stage::ai::fault::Malformed("no JSON".to_owned()))
@@ -371,7 +377,7 @@ impl<'a> Run<'a> {
         };
         self.succeeded(trying);
         let json = HeaderValue::from_static("application/json");
-        if answer::give(self, head.status, json, body).await {
+        if answer::give(self, answered.status, json, body).await {
             self.end(Ending::Completed);
         }
         Ok(Tried::Ended)
@@ -382,12 +388,12 @@ impl<'a> Run<'a> {
         &mut self,
         trying: &mut Trying<'_>,
         held: &mut Held<'_>,
-        head: ResponseHead,
+        answered: ResponseHead,
     ) -> Result<Tried, Stop> {
-        if !is(&head, "application/json") {
+        if !is(&answered, "application/json") {
             self.waited();
             self.ctx.inference_mut().begun(Instant::now());
-            return self.pass_raw(trying, held, &head).await;
+            return self.pass_raw(trying, held, &answered).await;
         }
         let limits = (trying.provider().settings.timeouts.gap.0, trying.end());
         let body = answer::read(self, held, (ANSWER_BYTES_MAX, false), limits).await?;
@@ -399,7 +405,7 @@ impl<'a> Run<'a> {
         inference.used(usage, prompt, 0);
         self.succeeded(trying);
         let json = HeaderValue::from_static("application/json");
-        if answer::give(self, head.status, json, body).await {
+        if answer::give(self, answered.status, json, body).await {
             self.end(Ending::Completed);
         }
         Ok(Tried::Ended)
@@ -409,12 +415,12 @@ impl<'a> Run<'a> {
         &mut self,
         trying: &mut Trying<'_>,
         held: &mut Held<'_>,
-        head: &ResponseHead,
+        answered: &ResponseHead,
     ) -> Result<Tried, Stop> {
         let gap = trying.provider().settings.timeouts.gap.0;
         let prompt = self.task.prompt_tokens;
         self.ctx.inference_mut().used(None, prompt, 0);
-        match stream::pass_raw(self, held, head, (gap, trying.end())).await {
+        match stream::pass_raw(self, held, answered, (gap, trying.end())).await {
             Ok(()) => {
                 self.succeeded(trying);
                 self.end(Ending::Completed);
@@ -423,7 +429,8 @@ impl<'a> Run<'a> {
             Err(Stop::Endpoint(broken)) => {
                 self.note(trying, &Failed::broken(&broken));
                 self.caller.cut();
-                let (ending, reject) = crate::gateway::endings::of_endpoint(&broken, self.ctx, true);
+                let (ending, reject) =
+                    crate::gateway::endings::of_endpoint(&broken, self.ctx, true);
                 self.ctx.reject = Some(reject);
                 self.end(ending);
             }
@@ -494,7 +501,7 @@ impl<'a> Run<'a> {
     }
 
     /// What has begun cannot be whole any more, and the caller must learn it.
-    async fn break_off(&mut self, trying: &mut Trying<'_>, halt: Halt, relay: &Relay) {
+    async fn break_off(&mut self, trying: &mut Trying<'_>, halt: Halt, sequence: u64) {
         let ending = match &halt {
             Halt::Drain => Ending::CutByDrain,
             Halt::Stop(Stop::Endpoint(Broken::TimedOut)) if self.ctx.is_over_total() => {
@@ -520,7 +527,7 @@ impl<'a> Run<'a> {
         if ending != Ending::CutByDrain {
             self.note(trying, &failed);
         }
-        self.tell_in_stream(&failed, relay.sequence(), ending).await;
+        self.tell_in_stream(&failed, sequence, ending).await;
     }
 }
 
@@ -533,8 +540,8 @@ fn why_cooled(kind: FaultKind) -> Option<Why> {
     }
 }
 
-fn is(head: &ResponseHead, media_type: &str) -> bool {
-    let value = head.headers.get(header::CONTENT_TYPE);
+fn is(answered: &ResponseHead, media_type: &str) -> bool {
+    let value = answered.headers.get(header::CONTENT_TYPE);
     let value = value.and_then(|value| value.to_str().ok());
     let named = value.and_then(|value| value.split(';').next());
     named.is_some_and(|named| named.trim().eq_ignore_ascii_case(media_type))

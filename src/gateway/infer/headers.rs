@@ -35,10 +35,7 @@ pub fn to_provider(
     headers.insert(header::HOST, provider.host.clone());
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     let json = HeaderValue::from_static("application/json");
-    headers.insert(
-        header::CONTENT_TYPE,
-        content_type.cloned().unwrap_or(json),
-    );
+    headers.insert(header::CONTENT_TYPE, content_type.cloned().unwrap_or(json));
     let accept = if stream { "text/event-stream" } else { "*/*" };
     headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
     let auth = way.auth(provider.kind);

@@ -112,7 +112,12 @@ impl Run<'_> {
             let budget = &target.provider.upstream.pool.budget;
             if matches!(after, After::Again(_)) && !budget.take(Instant::now()) {
                 // Too much is tried again already: the first word is the last.
-                target.provider.upstream.metrics.retry_budget_exhausted.inc();
+                target
+                    .provider
+                    .upstream
+                    .metrics
+                    .retry_budget_exhausted
+                    .inc();
                 facts.here_max = 1;
                 facts.other_keys = false;
                 after = retry::after(facts);

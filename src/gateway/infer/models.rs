@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 pub fn answer(ai: &AiRoute, door: &Door) -> Result<Next, Reject> {
     let body = match &door.model {
         None => {
-            let names = ai.listed().map(|model| model.name.as_str());
-            list(door.dialect, names)
+            let names: Vec<&str> = ai.listed().map(|model| model.name.as_str()).collect();
+            list(door.dialect, &names)
         }
         Some(name) => {
             let known = ai.find(name).filter(|plan| !plan.model.targets.is_empty());
@@ -32,14 +32,14 @@ pub fn answer(ai: &AiRoute, door: &Door) -> Result<Next, Reject> {
 }
 
 /// All at once: there are never so many that pages were worth it.
-fn list<'a>(dialect: DialectName, names: impl Iterator<Item = &'a str> + Clone) -> Value {
-    let models: Vec<Value> = names.clone().map(|name| one(dialect, name)).collect();
+fn list(dialect: DialectName, names: &[&str]) -> Value {
+    let models: Vec<Value> = names.iter().map(|name| one(dialect, name)).collect();
     match dialect {
         DialectName::Chat | DialectName::Responses => json!({ "object": "list", "data": models }),
         DialectName::Messages => json!({
             "data": models,
             "has_more": false,
-            "first_id": names.clone().next(),
+            "first_id": names.first(),
             "last_id": names.last(),
         }),
         DialectName::Gemini => json!({ "models": models }),

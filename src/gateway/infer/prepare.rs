@@ -25,7 +25,6 @@ use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
@@ -72,7 +71,12 @@ impl Task {
             FaultKind::ContentPolicy => FallbackOn::ContentPolicy,
             _ => return false,
         };
-        self.plan.model.settings.fallback_on.iter().any(|one| *one == on)
+        self.plan
+            .model
+            .settings
+            .fallback_on
+            .iter()
+            .any(|one| *one == on)
     }
 }
 
@@ -171,7 +175,10 @@ impl Read {
         let content_type = headers.get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         let boundary = content_type.and_then(form::boundary).ok_or_else(|| {
-            CallFault::invalid("content-type", "send a form: multipart/form-data with a boundary")
+            CallFault::invalid(
+                "content-type",
+                "send a form: multipart/form-data with a boundary",
+            )
         })?;
         let place = form::model(body, &boundary);
         let model = place.clone().map(|place| &body[place]);
@@ -277,7 +284,7 @@ async fn read(
         let Some(piece) = piece else {
             return Ok(if all.is_empty() { first } else { all.freeze() });
         };
-        if caller.bytes_in > route.body_max {
+        if caller.bytes_in > route.settings.body_max().0 {
             return Err(CallerFault::BodyTooLarge);
         }
         timer.set(ctx.idle_limit(), ctx.deadline());
@@ -312,7 +319,10 @@ fn gone(
 
 fn unknown_model(asked: &str) -> Reject {
     if asked.is_empty() {
-        return told(CallFault::invalid("model", "name a model: there is no default here"));
+        return told(CallFault::invalid(
+            "model",
+            "name a model: there is no default here",
+        ));
     }
     told(CallFault {
         kind: FaultKind::NotFound,

@@ -84,12 +84,7 @@ impl Run<'_> {
         task.stream && task.door.dialect == DialectName::Chat && !task.peek.include_usage
     }
 
-    fn translated(
-        &mut self,
-        target: &Target,
-        way: &Way,
-        model: &str,
-    ) -> Result<Bytes, CallFault> {
+    fn translated(&mut self, target: &Target, way: &Way, model: &str) -> Result<Bytes, CallFault> {
         let mut call = self.task.call()?.clone();
         model.clone_into(&mut call.model);
         call.stream = self.task.stream;

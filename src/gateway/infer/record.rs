@@ -97,6 +97,12 @@ impl Inference {
         self.first_token.get_or_insert(now - self.started);
     }
 
+    /// From `since` to the first content.
+    pub fn first_token_since(&self, since: Instant) -> Option<Duration> {
+        let at = self.started + self.first_token?;
+        Some(at.saturating_duration_since(since))
+    }
+
     /// What the provider has counted, or else what must be guessed of `words` bytes that came for a prompt of
     /// about `prompt` tokens.
     pub fn used(&mut self, reported: Option<Usage>, prompt: u64, words: u64) {

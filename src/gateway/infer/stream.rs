@@ -194,6 +194,69 @@ impl Passing<'_> {
     }
 }
 
+/// Passes on what is no stream of events, as it comes: sounds, pictures.
+pub async fn pass_raw(
+    run: &mut Run<'_>,
+    held: &mut Held<'_>,
+    answered: &ResponseHead,
+    (gap, end): (Duration, Instant),
+) -> Result<(), Stop> {
+    let (mut own, extent) = super::answer::head_of_raw(answered);
+    run.ctx.status = own.status.as_u16();
+    run.decorate(&mut own.headers);
+    run.caller.put_head(own, extent).map_err(Stop::Caller)?;
+    let wind = |run: &mut Run<'_>| {
+        let now = Instant::now();
+        run.limit((now + gap).min(end).saturating_duration_since(now));
+    };
+    wind(run);
+    let mut state = State::Body;
+    poll_fn(|cx| poll_raw(cx, &mut state, held.exchange(), run, &wind)).await
+}
+
+fn poll_raw(
+    cx: &mut Context<'_>,
+    state: &mut State,
+    exchange: &mut Exchange,
+    run: &mut Run<'_>,
+    wind: &impl Fn(&mut Run<'_>),
+) -> Poll<Result<(), Stop>> {
+    let mut waits_for = Side::Caller;
+    let mut pass = |run: &mut Run<'_>| loop {
+        match *state {
+            State::Body => {
+                ready!(run.caller.poll_room(cx)).map_err(Stop::Caller)?;
+                match exchange.poll_body(cx) {
+                    Poll::Ready(Ok(Some(piece))) => {
+                        run.ctx.traffic.bytes_out += piece.len() as u64;
+                        run.caller.put(piece);
+                        wind(run);
+                    }
+                    Poll::Ready(Ok(None)) => *state = State::End,
+                    Poll::Ready(Err(broken)) => {
+                        return Poll::Ready(Err(Stop::Endpoint(broken)));
+                    }
+                    Poll::Pending => {
+                        ready!(run.caller.poll_flush(cx)).map_err(Stop::Caller)?;
+                        waits_for = Side::Endpoint;
+                        return Poll::Pending;
+                    }
+                }
+            }
+            State::End => {
+                ready!(run.caller.poll_flush(cx)).map_err(Stop::Caller)?;
+                run.caller.finish(None).map_err(Stop::Caller)?;
+                *state = State::Flush;
+            }
+            State::Flush => return run.caller.poll_flush(cx).map_err(Stop::Caller),
+        }
+    };
+    if let Poll::Ready(passed) = pass(run) {
+        return Poll::Ready(passed);
+    }
+    run.poll_wait(cx, waits_for).map(Err)
+}
+
 fn of_caller(fault: CallerFault) -> Halt {
     Halt::Stop(Stop::Caller(fault))
 }

@@ -16,7 +16,9 @@ impl Run<'_> {
             return self.tell_in_stream(&failed, 0, ending).await;
         }
         let reject = reject_of(&failed);
-        let own_words = failed.own_words.filter(|body| keeps(failed.fault.kind, body));
+        let own_words = failed
+            .own_words
+            .filter(|body| keeps(failed.fault.kind, body));
         refuse::run_with(self.caller, self.ctx, self.timer, reject, own_words).await;
     }
 

@@ -53,10 +53,7 @@ impl Run<'_> {
     }
 
     fn wind(&mut self) {
-        let until = self
-            .clock
-            .next()
-            .saturating_duration_since(Instant::now());
+        let until = self.clock.next().saturating_duration_since(Instant::now());
         self.timer.set(until, None);
     }
 

@@ -74,6 +74,17 @@ pub fn find(method: &Method, path: &str, anthropic: bool) -> Result<Door, NoDoor
     post(method, Door::new(dialect, operation))
 }
 
+/// The dialect in which a caller is told that there is nothing at this path.
+pub fn dialect_of(path: &str, anthropic: bool) -> DialectName {
+    if path.starts_with("/v1beta") {
+        DialectName::Gemini
+    } else if anthropic || path.starts_with("/v1/messages") {
+        DialectName::Messages
+    } else {
+        DialectName::Chat
+    }
+}
+
 fn gemini(method: &Method, rest: &str) -> Result<Door, NoDoor> {
     let Some((model, verb)) = rest.rsplit_once(':') else {
         return models(method, Some(rest), DialectName::Gemini);
@@ -199,7 +210,13 @@ mod tests {
         let get = Method::GET;
         for (method, path, dialect, operation, model) in [
             (&post, "/v1/chat/completions", Chat, Operation::Chat, None),
-            (&post, "/v1/responses", Responses, Operation::Responses, None),
+            (
+                &post,
+                "/v1/responses",
+                Responses,
+                Operation::Responses,
+                None,
+            ),
             (&post, "/v1/messages", Messages, Operation::Messages, None),
             (
                 &post,
@@ -208,7 +225,13 @@ mod tests {
                 Operation::MessagesCountTokens,
                 None,
             ),
-            (&post, "/v1/audio/speech", Chat, Operation::AudioSpeech, None),
+            (
+                &post,
+                "/v1/audio/speech",
+                Chat,
+                Operation::AudioSpeech,
+                None,
+            ),
             (
                 &post,
                 "/v1beta/models/gemini-3:generateContent",

@@ -27,4 +27,5 @@ pub mod settings;
 pub mod sse;
 pub mod target;
 pub mod tokens;
+pub mod usage;
 pub mod wait;

@@ -213,10 +213,7 @@ mod tests {
                 ..facts
             };
             assert_eq!(after(alone_facts), alone, "{failure:?} alone");
-            let spent = Facts {
-                here: 2,
-                ..facts
-            };
+            let spent = Facts { here: 2, ..facts };
             assert!(!matches!(after(spent), After::Again(_)), "{failure:?}");
             let spent = Facts {
                 all: ATTEMPTS_MAX,

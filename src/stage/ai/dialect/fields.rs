@@ -75,9 +75,7 @@ impl Fields {
 
     /// `null` is as good as absent.
     pub fn take(&mut self, name: &str) -> Option<Value> {
-        self.map
-            .shift_remove(name)
-            .filter(|value| !value.is_null())
+        self.map.shift_remove(name).filter(|value| !value.is_null())
     }
 
     pub fn text(&mut self, name: &str) -> Result<Option<String>, CallFault> {

@@ -25,6 +25,14 @@ pub enum DialectName {
     Gemini,
 }
 
+impl DialectName {
+    pub fn dialect(self) -> &'static dyn Dialect {
+        match self {
+            Self::Chat | Self::Responses | Self::Gemini | Self::Messages => &messages::Messages,
+        }
+    }
+}
+
 /// One wire format, both of callers and of providers. Pure; everything a stream remembers is in its
 /// [`Reader`] or [`Writer`].
 pub trait Dialect: Send + Sync {
