@@ -6,6 +6,7 @@
 
 pub mod call;
 pub mod dialect;
+pub mod effort;
 pub mod event;
 pub mod fault;
 pub mod json;
@@ -13,3 +14,7 @@ pub mod peek;
 pub mod reply;
 pub mod sse;
 pub mod tokens;
+pub mod wait;
+
+#[cfg(test)]
+mod golden;

@@ -1,5 +1,9 @@
 //! Wire formats: each reads and writes calls, answers and streams in its own words.
 
+pub mod chat;
+pub mod fields;
+mod openai;
+
 use super::call::Call;
 use super::event::Event;
 use super::fault::{CallFault, Complaint, Malformed, ProviderFault};
