@@ -26,7 +26,10 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ai");
 
 /// Add a dialect here, and its cases are run and all others written in its words.
 fn dialects() -> Vec<(&'static str, &'static dyn Dialect)> {
-    vec![("chat", &super::dialect::chat::Chat)]
+    vec![
+        ("chat", &super::dialect::chat::Chat),
+        ("responses", &super::dialect::responses::Responses),
+    ]
 }
 
 /// What is wrong, collected: all of it is shown at once.

@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod fields;
 mod openai;
+pub mod responses;
 
 use super::call::Call;
 use super::event::Event;

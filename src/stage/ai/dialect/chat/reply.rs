@@ -114,7 +114,7 @@ pub fn write(reply: &Reply) -> Vec<u8> {
         match part {
             Part::ToolCall(call) => calls.push(openai::chat_tool_call(call)),
             Part::Image(media) => {
-                images.extend(openai::url_of(media, "image/png").map(openai::image_part))
+                images.extend(openai::url_of(media, "image/png").map(openai::image_part));
             }
             _ => {}
         }

@@ -1,5 +1,6 @@
 //! Writes chunks as `OpenAI` would.
 
+use super::super::super::super::call::ToolCall;
 use super::super::super::super::event::{Event, Stop, StopReason};
 use super::super::super::super::sse::write_event;
 use super::super::super::{Wants, Writer, openai};
@@ -105,11 +106,6 @@ impl ChatWriter {
         }
     }
 
-    fn delta(&mut self, delta: Delta<'_>, out: &mut Vec<u8>) {
-        self.begin(out);
-        self.choice(delta, None, out);
-    }
-
     fn stop(&mut self, stop: &Stop, out: &mut Vec<u8>) {
         if self.phase != Phase::Stopped {
             self.begin(out);
@@ -168,98 +164,67 @@ impl ChatWriter {
 
 impl Writer for ChatWriter {
     fn write(&mut self, event: &Event, out: &mut Vec<u8>) {
+        let mut delta = Delta::default();
         match event {
             Event::Start { id, model } => {
                 if self.phase == Phase::Before {
                     replace(&mut self.id, id);
                     replace(&mut self.model, model);
                 }
-                self.begin(out);
+                return self.begin(out);
             }
-            Event::Text(text) => {
-                let content = Some(text.as_str());
-                self.delta(
-                    Delta {
-                        content,
-                        ..Delta::default()
-                    },
-                    out,
-                );
+            Event::Stop(stop) => return self.stop(stop, out),
+            Event::Usage(usage) => {
+                self.usage = Some(*usage);
+                return;
             }
-            Event::Thought(text) => {
-                let reasoning_content = Some(text.as_str());
-                self.delta(
-                    Delta {
-                        reasoning_content,
-                        ..Delta::default()
-                    },
-                    out,
-                );
-            }
-            Event::Refusal(text) => {
-                let refusal = Some(text.as_str());
-                self.delta(
-                    Delta {
-                        refusal,
-                        ..Delta::default()
-                    },
-                    out,
-                );
-            }
+            Event::End => return self.end(out),
+            Event::Text(text) => delta.content = Some(text),
+            Event::Thought(text) => delta.reasoning_content = Some(text),
+            Event::Refusal(text) => delta.refusal = Some(text),
             Event::ToolCall { index, call } => {
                 self.called = true;
-                let call = CallDelta {
-                    index: *index,
-                    id: Some(&call.id),
-                    kind: Some("function"),
-                    function: Function {
-                        name: Some(&call.name),
-                        arguments: &call.arguments,
-                    },
-                };
-                self.delta(
-                    Delta {
-                        tool_calls: Some([call]),
-                        ..Delta::default()
-                    },
-                    out,
-                );
+                delta.tool_calls = Some([CallDelta::first(*index, call)]);
             }
-            Event::ToolArguments { index, delta } => {
-                let call = CallDelta {
-                    index: *index,
-                    id: None,
-                    kind: None,
-                    function: Function {
-                        name: None,
-                        arguments: delta,
-                    },
-                };
-                self.delta(
-                    Delta {
-                        tool_calls: Some([call]),
-                        ..Delta::default()
-                    },
-                    out,
-                );
+            Event::ToolArguments { index, delta: more } => {
+                delta.tool_calls = Some([CallDelta::more(*index, more)]);
             }
             Event::Image(media) => {
-                if let Some(url) = openai::url_of(media, "image/png") {
-                    let images = Some([openai::image_part(url)]);
-                    self.delta(
-                        Delta {
-                            images,
-                            ..Delta::default()
-                        },
-                        out,
-                    );
-                }
+                let Some(url) = openai::url_of(media, "image/png") else {
+                    return;
+                };
+                delta.images = Some([openai::image_part(url)]);
             }
-            Event::Stop(stop) => self.stop(stop, out),
-            Event::Usage(usage) => self.usage = Some(*usage),
-            Event::End => self.end(out),
             // No words for what proves a thought, nor for one that is hidden.
-            Event::ThoughtSignature(_) | Event::ThoughtEncrypted(_) | Event::Fault(_) => {}
+            Event::ThoughtSignature(_) | Event::ThoughtEncrypted(_) | Event::Fault(_) => return,
+        }
+        self.begin(out);
+        self.choice(delta, None, out);
+    }
+}
+
+impl<'a> CallDelta<'a> {
+    fn first(index: u32, call: &'a ToolCall) -> Self {
+        Self {
+            index,
+            id: Some(&call.id),
+            kind: Some("function"),
+            function: Function {
+                name: Some(&call.name),
+                arguments: &call.arguments,
+            },
+        }
+    }
+
+    fn more(index: u32, arguments: &'a str) -> Self {
+        Self {
+            index,
+            id: None,
+            kind: None,
+            function: Function {
+                name: None,
+                arguments,
+            },
         }
     }
 }
