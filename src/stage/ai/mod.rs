@@ -29,3 +29,6 @@ pub mod target;
 pub mod tokens;
 pub mod usage;
 pub mod wait;
+
+#[cfg(test)]
+mod golden;

@@ -1,9 +1,12 @@
 //! Wire formats: each reads and writes calls, answers and streams in its own words.
 
+pub mod chat;
 pub mod fields;
 pub mod messages;
 #[cfg(test)]
 mod samples;
+mod openai;
+pub mod responses;
 
 use super::call::Call;
 use super::event::Event;
@@ -28,7 +31,9 @@ pub enum DialectName {
 impl DialectName {
     pub fn dialect(self) -> &'static dyn Dialect {
         match self {
-            Self::Chat | Self::Responses | Self::Gemini | Self::Messages => &messages::Messages,
+            Self::Chat => &chat::Chat,
+            Self::Responses => &responses::Responses,
+            Self::Messages | Self::Gemini => &messages::Messages,
         }
     }
 }
