@@ -1,6 +1,6 @@
 //! Routes: names that exist, patterns that can match, rules that can be carried out.
 
-use super::{Report, identity, words};
+use super::{Report, ai, identity, words};
 use crate::base::fault::KeyPath;
 use crate::stage::route::settings::{HeaderRules, Redirect, Respond, Settings, WebSocket};
 use std::collections::{BTreeSet, HashSet};
@@ -142,6 +142,9 @@ fn action(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
         }
     } else if !given.is_empty() && sure {
         without_pool(at, settings, report);
+    }
+    if let Some(settings) = &settings.ai {
+        ai::route(&at.key("ai"), settings, report);
     }
     if let Some(settings) = &settings.redirect {
         redirect(&at.key("redirect"), settings, report);

@@ -39,10 +39,9 @@ impl BaseUrl {
             ));
         }
         let usual = if tls { 443 } else { 80 };
-        let port = match authority.port() {
-            Some(port) => Some(port.as_u16()).filter(|port| *port > 0),
-            None if authority.as_str().ends_with(':') => None,
-            None => Some(usual),
+        let port = match authority.as_str().split_at(authority.host().len()).1 {
+            "" => Some(usual),
+            rest => rest[1..].parse().ok().filter(|port: &u16| *port > 0),
         };
         let port = port.ok_or_else(|| wrong("has a port that is none"))?;
         let host = authority.host().to_ascii_lowercase();

@@ -122,7 +122,7 @@ fn price(candidate: &Candidate<'_>, choice: &Choice) -> f64 {
 mod tests {
     use super::*;
     use crate::stage::ai::price::Amount;
-    use proptest::prelude::*;
+    use proptest::prelude::{any, prop_assert_eq, proptest};
 
     const NAMES: [&str; 4] = ["a/1", "b/2", "c/3", "d/4"];
 
@@ -169,7 +169,7 @@ mod tests {
         check(Strategy::LeastBusy, &by_load, &[1, 2, 0]);
         let by_price = candidates::<4>(|index, one| {
             let (input, output) = [(2, 8), (1, 30), (3, 3), (0, 0)][index];
-            let amount = |dollars| Amount(dollars * 1_000_000_000);
+            let amount = |dollars: u64| Amount(dollars * 1_000_000_000);
             let price = Price {
                 input: amount(input),
                 output: amount(output),
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_key_of_a_user_never_changes() {
-        assert_eq!(key_of(b"alice"), 0);
+        assert_eq!(key_of(b"alice"), 14_254_268_223_963_220_572);
     }
 
     proptest! {
