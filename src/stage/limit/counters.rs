@@ -189,7 +189,7 @@ impl Counters {
             return refused_locally(charges.len(), at, wait);
         }
         let asking = Asking(remote, lease);
-        let Ok(taken) = remote.shared.take(charges, &asking.1.id).await else {
+        let Ok(taken) = remote.shared.take(charges, &[], &asking.1.id).await else {
             drop(asking);
             return self.without_redis(rules, charges, now);
         };
@@ -281,8 +281,8 @@ impl Counters {
         let shares: SmallVec<[Charge; 4]> = places
             .iter()
             .map(|at| Charge {
-                key: charges[*at].key.clone(),
                 quota: charges[*at].quota.share_of(instances),
+                ..charges[*at].clone()
             })
             .collect();
         let lease = self.lease(&shares);

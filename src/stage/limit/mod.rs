@@ -4,6 +4,7 @@
 //!  settings.rs   what an operator writes
 //!  rule.rs       a rule ready to serve: to whom it applies, under which key it counts
 //!  quota.rs      the arithmetic: windows, distances, places in flight; pure
+//!  sliding.rs    the same of windows that slide
 //!  counter/      where counts are kept, all or nothing: memory.rs, redis.rs
 //!  counters.rs   the counter in use, and what happens while Redis is gone
 //!  refusals.rs   what is known to be refused for some time, so that nobody need be asked
@@ -21,3 +22,4 @@ pub mod quota;
 mod refusals;
 pub mod rule;
 pub mod settings;
+mod sliding;

@@ -115,6 +115,8 @@ mod tests {
         Charge {
             key: key.to_owned(),
             quota: Quota::InFlight { limit },
+            units: 1,
+            most: 1,
         }
     }
 

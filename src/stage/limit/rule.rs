@@ -77,6 +77,8 @@ impl Rule {
         Some(Charge {
             key,
             quota: self.quota_of(subject),
+            units: 1,
+            most: 1,
         })
     }
 

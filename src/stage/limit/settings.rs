@@ -5,8 +5,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The largest quota of a window: the arithmetic of a script in Redis is exact up to there.
+/// The largest quota of requests.
 pub const QUOTA_MAX: u64 = 10_000_000;
+
+/// The largest quota of tokens: the arithmetic of a script in Redis is exact up to there, and far beyond.
+pub const TOKENS_MAX: u64 = 1_000_000_000;
 
 /// How many requests a caller may make.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -157,8 +160,8 @@ impl Per {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
-    /// This period's count and, of the period before, the share that is less than one period ago: no
-    /// burst of twice the quota where two periods meet.
+    /// What was counted less than one period ago, to 1/600 of it: no stretch of time as long as the period
+    /// ever holds more than the quota.
     #[default]
     SlidingWindow,
     /// This period's count alone: up to twice the quota where two periods meet.
