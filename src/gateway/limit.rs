@@ -32,5 +32,6 @@ fn subject<'a>(ctx: &'a RequestContext, route: &'a Route) -> Subject<'a> {
         model: None,
         route: Some(&route.name),
         address: client.map(Client::subscriber),
+        tokens: 0,
     }
 }

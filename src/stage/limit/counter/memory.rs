@@ -122,24 +122,23 @@ impl Memory {
     /// Counts what a charge turns out to have been.
     pub fn correct(&self, correction: &Correction, now_us: u64) {
         let mut kept = self.lock();
-        match &correction.what {
+        match correction.what {
             Change::More(units) => {
                 if kept.has_room_for(&correction.key, self.keys_max) {
                     let charge = Charge {
                         key: correction.key.clone(),
                         quota: correction.quota,
-                        units: *units,
-                        most: *units,
+                        units,
+                        most: units,
                     };
                     kept.add(&charge, ("", 0), now_us);
                 }
             }
             Change::Less(units, mark) => {
                 if let Some(count) = kept.by_key.get_mut(&correction.key) {
-                    count.lessen(correction.quota, (*units, *mark), now_us);
+                    count.lessen(correction.quota, (units, mark), now_us);
                 }
             }
-            Change::Free(lease) => kept.free(&correction.key, lease),
         }
     }
 
@@ -156,7 +155,13 @@ impl Memory {
 
     /// A place in flight is free again.
     pub fn give_back(&self, key: &str, lease: &str) {
-        self.lock().free(key, lease);
+        let mut kept = self.lock();
+        if let Some(Count::Held(leases)) = kept.by_key.get_mut(key) {
+            leases.retain(|held| held.id != lease);
+            if leases.is_empty() {
+                kept.by_key.remove(key);
+            }
+        }
     }
 
     /// Charges that were let through uncounted because there were too many callers.
@@ -239,15 +244,6 @@ impl Kept {
             *count = Count::new(quota);
         }
         count
-    }
-
-    fn free(&mut self, key: &str, lease: &str) {
-        if let Some(Count::Held(leases)) = self.by_key.get_mut(key) {
-            leases.retain(|held| held.id != lease);
-            if leases.is_empty() {
-                self.by_key.remove(key);
-            }
-        }
     }
 
     fn hold(&mut self, key: &str, (id, lease_ms): (&str, u64), millis: u64) {

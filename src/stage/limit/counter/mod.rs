@@ -7,7 +7,6 @@ pub mod redis;
 
 use super::quota::{Level, Quota};
 use smallvec::SmallVec;
-use std::sync::Arc;
 
 /// What a request would add to one count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,22 +49,15 @@ pub struct Correction {
     pub what: Change,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// So many more units, counted now whatever is left.
     More(u64),
     /// So many units less, where they were counted.
     Less(u64, Mark),
-    /// The place that this lease holds is free.
-    Free(Arc<str>),
 }
 
 impl Charge {
-    /// That it was not, but for what was taken in advance.
-    pub fn undone(&self, mark: Mark) -> Correction {
-        self.correction(Change::Less(self.units, mark))
-    }
-
     pub fn correction(&self, what: Change) -> Correction {
         Correction {
             key: self.key.clone(),

@@ -216,14 +216,11 @@ fn write_correction(command: &mut Cmd, correction: &Correction) {
     command
         .arg(kind(quota))
         .arg(quota.window_ms().unwrap_or_default());
-    match &correction.what {
-        Change::More(units) => command.arg(units).arg(place(quota, Mark::default())).arg(0),
-        Change::Less(units, mark) => command
-            .arg(format!("-{units}"))
-            .arg(place(quota, *mark))
-            .arg(mark.index),
-        Change::Free(lease) => command.arg(0).arg(&**lease).arg(0),
+    let (units, mark) = match correction.what {
+        Change::More(units) => (units.to_string(), Mark::default()),
+        Change::Less(units, mark) => (format!("-{units}"), mark),
     };
+    command.arg(units).arg(place(quota, mark)).arg(mark.index);
 }
 
 /// Of a window the bucket; of a debt what a unit of it is.

@@ -4,7 +4,7 @@
 -- ARGV: a lease, its milliseconds (0: only look), the number of charges; for each charge its kind (s, f:
 -- sliding and fixed window; g: gcra; l: leases), limit, window in ms, burst, units, units to take at most,
 -- buckets ahead; for each correction its kind, window in ms, units to add or (below 0) to give back, where they
--- were counted (bucket; microseconds of a unit; lease), and in which period.
+-- were counted (the bucket, or the microseconds of a unit), and in which period.
 local time = redis.call('TIME')
 local us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local ms = math.floor(us / 1000)
@@ -130,10 +130,6 @@ function count.s(key, window, units, ahead, queue)
   local here, index = period(key, window)
   add(here, units, 2 * window)
   return push(queue, window, units, ahead), index
-end
-
-function correct.l(key, _, _, held_by)
-  redis.call('ZREM', key, held_by)
 end
 
 function correct.g(key, _, units, every)
