@@ -24,6 +24,8 @@ pub enum RejectKind {
     HeadTooLarge,
     TooManyWebSockets,
     LimitReached,
+    /// It alone asks for more tokens than a rule ever allows.
+    TooManyTokens,
     LimitsUnavailable,
     TooManyRequests,
     NoHealthyEndpoint,
@@ -91,6 +93,11 @@ impl RejectKind {
                 "too many WebSockets are open; close one or try again later",
             ),
             Self::LimitReached => (429, "limit_reached", "slow down and try again later"),
+            Self::TooManyTokens => (
+                413,
+                "too_many_tokens",
+                "the request asks for more tokens than its limit ever allows",
+            ),
             Self::LimitsUnavailable => (503, "limits_unavailable", "limits cannot be checked"),
             Self::TooManyRequests => (429, "too_many_requests", "slow down; try again later"),
             Self::NoHealthyEndpoint => (503, "no_healthy_endpoint", "the service is not available"),

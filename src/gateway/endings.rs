@@ -28,6 +28,7 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         | RejectKind::BodyTooLarge
         | RejectKind::TooManyWebSockets
         | RejectKind::LimitReached
+        | RejectKind::TooManyTokens
         | RejectKind::LimitsUnavailable
         | RejectKind::TooManyRequests
         | RejectKind::Draining => Ending::Refused,

@@ -50,5 +50,6 @@ fn subject<'a>(
         model: demand.map(|demand| demand.model),
         route: Some(&route.name),
         address: client.map(Client::subscriber),
+        tokens: 0,
     }
 }
