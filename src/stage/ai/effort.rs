@@ -18,11 +18,14 @@ pub fn budget_of(effort: Effort) -> u64 {
 
 /// The effort a budget stands for: the next above.
 pub fn effort_of(budget: u64) -> Effort {
-    match budget {
-        0 => Effort::None,
-        1..=LOW => Effort::Low,
-        ..=MEDIUM => Effort::Medium,
-        _ => Effort::High,
+    if budget == 0 {
+        Effort::None
+    } else if budget <= LOW {
+        Effort::Low
+    } else if budget <= MEDIUM {
+        Effort::Medium
+    } else {
+        Effort::High
     }
 }
 

@@ -68,6 +68,11 @@ impl Fields {
         self.map.get(name).is_some_and(|value| !value.is_null())
     }
 
+    /// A word that stands in an object of this one, without taking it.
+    pub fn word_within(&self, name: &str, word: &str) -> Option<&str> {
+        self.map.get(name)?.get(word)?.as_str()
+    }
+
     /// `null` is as good as absent.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.map.shift_remove(name).filter(|value| !value.is_null())

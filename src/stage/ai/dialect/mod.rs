@@ -2,8 +2,11 @@
 
 pub mod chat;
 pub mod fields;
+pub mod messages;
 mod openai;
 pub mod responses;
+#[cfg(test)]
+mod samples;
 
 use super::call::Call;
 use super::event::Event;
