@@ -28,6 +28,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ai");
 fn dialects() -> Vec<(&'static str, &'static dyn Dialect)> {
     vec![
         ("chat", &super::dialect::chat::Chat),
+        ("messages", &super::dialect::messages::Messages),
         ("responses", &super::dialect::responses::Responses),
     ]
 }

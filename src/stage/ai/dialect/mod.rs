@@ -7,6 +7,7 @@ pub mod messages;
 mod samples;
 mod openai;
 pub mod responses;
+#[cfg(test)]
 
 use super::call::Call;
 use super::event::Event;
