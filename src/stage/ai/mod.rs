@@ -9,5 +9,12 @@ pub mod dialect;
 pub mod effort;
 pub mod event;
 pub mod fault;
+pub mod json;
+pub mod peek;
 pub mod reply;
+pub mod sse;
+pub mod tokens;
 pub mod wait;
+
+#[cfg(test)]
+mod golden;

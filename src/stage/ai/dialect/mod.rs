@@ -1,9 +1,12 @@
 //! Wire formats: each reads and writes calls, answers and streams in its own words.
 
 mod braces;
+pub mod chat;
 pub mod fields;
 pub mod gemini;
 pub mod messages;
+mod openai;
+pub mod responses;
 #[cfg(test)]
 mod samples;
 mod schema;
