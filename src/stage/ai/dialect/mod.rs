@@ -1,5 +1,6 @@
 //! Wire formats: each reads and writes calls, answers and streams in its own words.
 
+mod braces;
 pub mod chat;
 pub mod fields;
 pub mod messages;
@@ -8,6 +9,9 @@ mod samples;
 mod openai;
 pub mod responses;
 #[cfg(test)]
+pub mod gemini;
+#[cfg(test)]
+mod schema;
 
 use super::call::Call;
 use super::event::Event;
