@@ -7,6 +7,7 @@ mod client_h2;
 mod gateway;
 mod load;
 mod ports;
+mod provider;
 mod redis;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use client_h2::ClientH2;
 pub use gateway::{Gateway, app, finish, runs};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
+pub use provider::{Asked, Fault, PROVIDER_KEY, Provider, Trouble};
 pub use redis::RedisServer;
 pub use reply::{Reply, Seen};
 pub use tokens::{KeyIssuer, Signer, claims, key_set, unix_now};
