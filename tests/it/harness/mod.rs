@@ -9,6 +9,7 @@ mod load;
 mod ports;
 mod provider;
 mod redis;
+mod redis_cluster;
 #[cfg(test)]
 mod tests;
 mod reply;
@@ -26,6 +27,7 @@ pub use load::Load;
 pub use ports::{BlackHole, Port};
 pub use provider::{Asked, Fault, PROVIDER_KEY, Provider, Trouble};
 pub use redis::RedisServer;
+pub use redis_cluster::RedisCluster;
 pub use reply::{Reply, Seen};
 pub use tokens::{KeyIssuer, Signer, claims, key_set, unix_now};
 pub use upstream::Upstream;
