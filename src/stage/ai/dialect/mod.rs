@@ -3,14 +3,12 @@
 mod braces;
 pub mod chat;
 pub mod fields;
+pub mod gemini;
 pub mod messages;
-#[cfg(test)]
-mod samples;
 mod openai;
 pub mod responses;
 #[cfg(test)]
-pub mod gemini;
-#[cfg(test)]
+mod samples;
 mod schema;
 
 use super::call::Call;
