@@ -36,7 +36,8 @@ impl DialectName {
         match self {
             Self::Chat => &chat::Chat,
             Self::Responses => &responses::Responses,
-            Self::Messages | Self::Gemini => &messages::Messages,
+            Self::Messages => &messages::Messages,
+            Self::Gemini => &gemini::Gemini,
         }
     }
 }
