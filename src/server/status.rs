@@ -110,6 +110,7 @@ impl AdminView for Server {
                 json!({
                     "rule": rule.name,
                     "limit": quota.limit(),
+                    "unit": rule.unit.name(),
                     "window_s": quota.window_ms().map(|window| window / 1_000),
                     "remaining": level.map(|level| level.remaining),
                     "allowed": level.map(|level| level.allows),
@@ -159,6 +160,8 @@ fn subject(caller: &Caller) -> Subject<'_> {
         model: caller.model.as_deref(),
         route: caller.route.as_deref(),
         address: caller.address.as_ref().map(address),
+        // Rules about tokens are asked about too.
+        tokens: 1,
     }
 }
 

@@ -86,6 +86,10 @@ impl KeyRing {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Whether there is no key at all.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()

@@ -8,6 +8,7 @@ mod gateway;
 mod load;
 mod ports;
 mod redis;
+mod redis_cluster;
 #[cfg(test)]
 mod tests;
 mod reply;
@@ -24,6 +25,7 @@ pub use gateway::{Gateway, app, finish, runs};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
 pub use redis::RedisServer;
+pub use redis_cluster::RedisCluster;
 pub use reply::{Reply, Seen};
 pub use tokens::{KeyIssuer, Signer, claims, key_set, unix_now};
 pub use upstream::Upstream;

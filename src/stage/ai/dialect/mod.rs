@@ -1,11 +1,42 @@
 //! Wire formats: each reads and writes calls, answers and streams in its own words.
 
+pub mod chat;
+pub mod fields;
+pub mod messages;
+#[cfg(test)]
+mod samples;
+mod openai;
+pub mod responses;
+
 use super::call::Call;
 use super::event::Event;
 use super::fault::{CallFault, Complaint, Malformed, ProviderFault};
 use super::reply::Reply;
 use bytes::Bytes;
 use http::HeaderMap;
+
+/// Which wire format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DialectName {
+    /// `OpenAI` chat completions, which many providers speak.
+    Chat,
+    /// `OpenAI` responses.
+    Responses,
+    /// Anthropic messages.
+    Messages,
+    /// Gemini `generateContent`.
+    Gemini,
+}
+
+impl DialectName {
+    pub fn dialect(self) -> &'static dyn Dialect {
+        match self {
+            Self::Chat => &chat::Chat,
+            Self::Responses => &responses::Responses,
+            Self::Messages | Self::Gemini => &messages::Messages,
+        }
+    }
+}
 
 /// One wire format, both of callers and of providers. Pure; everything a stream remembers is in its
 /// [`Reader`] or [`Writer`].
