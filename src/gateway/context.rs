@@ -9,7 +9,7 @@ use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
 use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
-use crate::stage::limit::headers::Headers as LimitHeaders;
+use crate::stage::limit::headers::{Headers as LimitHeaders, Standing};
 use crate::stage::limit::permits::Permits;
 use crate::stage::listen::forwarded::ForwardedHeaders;
 use crate::stage::listen::shield::Place;
@@ -90,6 +90,8 @@ pub struct Admission {
     pub sticky: Sticky,
     /// How the caller stands to its limits, for every answer.
     pub limit_headers: Option<LimitHeaders>,
+    /// How it stands to the tightest rule about requests, and about tokens; told to callers of models.
+    pub standings: [Option<Standing>; 2],
     /// Places in flight that the request holds; given back on drop.
     pub permits: Permits,
 }
@@ -107,6 +109,7 @@ impl Admission {
             tunnel: None,
             sticky: Sticky::Off,
             limit_headers: None,
+            standings: [None; 2],
             permits: Permits::default(),
         }
     }
@@ -311,6 +314,9 @@ impl RequestContext {
         let admission = self.admission.as_ref();
         if let Some(limits) = admission.and_then(|admission| admission.limit_headers.as_ref()) {
             limits.write(headers);
+        }
+        if self.inference.is_some() {
+            super::infer::headers::standings(headers, self.admission.as_ref());
         }
         if let Some(route) = self.route() {
             super::forward::change(headers, &route.response_headers);

@@ -37,7 +37,8 @@ pub enum Event {
     Usage(Usage),
     /// The provider gives up in the middle.
     Fault(ProviderFault),
-    /// The dialect's own mark of a whole answer.
+    /// The dialect's own mark of a whole answer. Where a dialect has none (Gemini), whoever reads makes this event
+    /// when the connection ends and [`Reader::is_whole`](super::dialect::Reader::is_whole).
     End,
 }
 

@@ -28,7 +28,10 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ai");
 fn dialects() -> Vec<(&'static str, &'static dyn Dialect)> {
     vec![
         ("chat", &super::dialect::chat::Chat),
+        ("messages", &super::dialect::messages::Messages),
         ("responses", &super::dialect::responses::Responses),
+        ("messages", &super::dialect::messages::Messages),
+        ("gemini", &super::dialect::gemini::Gemini),
     ]
 }
 
@@ -197,6 +200,10 @@ fn read(dialect: &dyn Dialect, frames: &[Frame]) -> Stream {
         }
     }
     let (whole, sequence) = (reader.is_whole(), reader.sequence());
+    // Gemini has no mark of its end: where the connection ends and all was said, whoever reads makes one.
+    if whole && !stream.events.contains(&Event::End) {
+        stream.events.push(Event::End);
+    }
     writeln!(stream.told, "whole: {whole}, sequence: {sequence}").expect("memory");
     stream
 }

@@ -157,11 +157,14 @@ impl Fields {
             .transpose()
     }
 
-    /// The objects of a list.
+    /// The objects of a list. Google's services take one object for a list of one.
     pub fn objects(&mut self, name: &str) -> Result<Vec<Self>, CallFault> {
         let at = self.at(name);
-        self.list(name)?
-            .into_iter()
+        let list = match self.map.get(name) {
+            Some(Value::Object(_)) if self.snake_too => self.take(name).into_iter().collect(),
+            _ => self.list(name)?,
+        };
+        list.into_iter()
             .enumerate()
             .map(|(index, value)| self.within(format!("{at}[{index}]"), value))
             .collect()

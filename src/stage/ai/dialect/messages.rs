@@ -9,10 +9,11 @@ mod faults;
 mod models;
 mod read_call;
 mod reader;
-mod schema;
 mod write_call;
 mod writer;
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;
 

@@ -1,12 +1,15 @@
 //! Wire formats: each reads and writes calls, answers and streams in its own words.
 
+mod braces;
 pub mod chat;
 pub mod fields;
+pub mod gemini;
 pub mod messages;
-#[cfg(test)]
-mod samples;
 mod openai;
 pub mod responses;
+#[cfg(test)]
+mod samples;
+mod schema;
 
 use super::call::Call;
 use super::event::Event;
@@ -33,7 +36,8 @@ impl DialectName {
         match self {
             Self::Chat => &chat::Chat,
             Self::Responses => &responses::Responses,
-            Self::Messages | Self::Gemini => &messages::Messages,
+            Self::Messages => &messages::Messages,
+            Self::Gemini => &gemini::Gemini,
         }
     }
 }

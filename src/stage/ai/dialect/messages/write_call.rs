@@ -9,15 +9,47 @@ use super::super::super::effort::effort_of;
 use super::super::super::fault::CallFault;
 use super::super::Written;
 use super::super::fields::settle_extras;
+use super::super::schema::{Subset, label, narrow};
 use super::content::{Place, text_block, write_messages, write_parts};
 use super::models::{Generation, generation_of};
-use super::schema::strict_schema;
 use serde_json::{Map, Value, json};
 
 /// Anthropic demands a number; others answer as long as they like. Every model of theirs can give this many.
 const MAX_TOKENS: u64 = 4_096;
 /// The smallest budget that is taken.
 const BUDGET_MIN: u64 = 1_024;
+/// Schemas of answers (<https://platform.claude.com/docs/en/build-with-claude/structured-outputs>).
+const ANSWERS: Subset = Subset {
+    keywords: &[
+        "$defs",
+        "$ref",
+        "allOf",
+        "anyOf",
+        "const",
+        "default",
+        "description",
+        "enum",
+        "format",
+        "items",
+        "properties",
+        "required",
+        "title",
+        "type",
+    ],
+    formats: Some(&[
+        "date",
+        "date-time",
+        "duration",
+        "email",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "time",
+        "uri",
+        "uuid",
+    ]),
+    closed: true,
+};
 const ONLY_JSON: &str = "Answer with one JSON object and with nothing else.";
 
 pub fn write_call(call: &Call) -> Result<Written, CallFault> {
@@ -234,14 +266,8 @@ impl Writing<'_> {
         else {
             return;
         };
-        let mut schema = strict_schema(schema);
-        for (key, text) in [("title", name), ("description", description)] {
-            if let (Some(text), Some(schema)) = (text, schema.as_object_mut())
-                && !schema.contains_key(key)
-            {
-                schema.insert(key.to_owned(), json!(text));
-            }
-        }
+        let mut schema = narrow(schema, &ANSWERS);
+        label(&mut schema, name.as_deref(), description.as_deref());
         let config = self
             .body
             .entry("output_config")

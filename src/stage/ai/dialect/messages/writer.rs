@@ -2,6 +2,7 @@
 
 use super::super::super::call::ToolCall;
 use super::super::super::event::{Event, Stop, StopReason};
+use super::super::braces::Braces;
 use super::super::{Wants, Writer};
 use super::answer::{picture_in_words, stop_word, write_usage};
 use crate::base::usage::Usage;
@@ -247,35 +248,4 @@ fn say(out: &mut Vec<u8>, name: &str, data: Value) {
         whole.extend(data);
     }
     out.extend_from_slice(format!("event: {name}\ndata: {whole}\n\n").as_bytes());
-}
-
-/// Follows the braces of an object that comes in pieces.
-#[derive(Debug, Default)]
-struct Braces {
-    depth: u64,
-    begun: bool,
-    in_string: bool,
-    escaped: bool,
-}
-
-impl Braces {
-    fn add(&mut self, text: &str) {
-        for byte in text.bytes() {
-            match byte {
-                _ if self.escaped => self.escaped = false,
-                b'\\' if self.in_string => self.escaped = true,
-                b'"' => self.in_string = !self.in_string,
-                b'{' | b'[' if !self.in_string => {
-                    self.depth += 1;
-                    self.begun = true;
-                }
-                b'}' | b']' if !self.in_string => self.depth = self.depth.saturating_sub(1),
-                _ => {}
-            }
-        }
-    }
-
-    fn are_whole(&self) -> bool {
-        self.begun && self.depth == 0
-    }
 }
