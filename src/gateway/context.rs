@@ -7,7 +7,7 @@ use crate::base::ending::Ending;
 use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
-use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
+use crate::snapshot::{ListenerRules, Measures, Meter, Route, Snapshot, Tunnel};
 use crate::stage::limit::counters::Permits;
 use crate::stage::limit::headers::Headers as LimitHeaders;
 use crate::stage::listen::forwarded::ForwardedHeaders;
@@ -257,6 +257,12 @@ impl RequestContext {
     pub fn tunnel_limit(&self) -> Duration {
         self.route()
             .map_or(LIMIT_WITHOUT_ROUTE, |route| route.settings.websocket.idle.0)
+    }
+
+    /// Counts the messages of a WebSocket, if they are limited.
+    pub fn message_meter(&self) -> Option<Meter> {
+        let tunnel = self.admission.as_ref()?.tunnel.as_ref()?;
+        tunnel.meter().cloned()
     }
 
     /// Whether the request asked for a WebSocket and was admitted as one.

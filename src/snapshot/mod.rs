@@ -6,6 +6,7 @@
 mod explain;
 mod identities;
 mod limits;
+mod messages;
 mod route;
 mod state;
 mod tunnels;
@@ -13,6 +14,7 @@ mod upstream;
 
 pub use explain::explain;
 pub use identities::Identities;
+pub use messages::Meter;
 pub use route::{Action, HeaderChanges, Route};
 pub use state::State;
 pub use tunnels::{Tunnel, TunnelCounts};
