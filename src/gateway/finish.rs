@@ -4,6 +4,7 @@ use super::admit;
 use super::caller::Caller;
 use super::context::{Arrival, Attempt, RequestContext};
 use crate::base::ending::Ending;
+use crate::base::reject::Reject;
 use crate::observe::access_log::{self, AccessLog, Record};
 use crate::observe::metrics::{Finished, Metrics, RouteMetrics};
 use crate::stage::upstream::retry::Failure;
@@ -96,7 +97,10 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
         .iter()
         .map(|attempt| access_log::Attempt {
             endpoint: &attempt.endpoint.name,
-            reason: attempt.failure.map_or(ending.name(), Failure::name),
+            reason: attempt
+                .reason
+                .or(attempt.failure.map(Failure::name))
+                .unwrap_or(ending.name()),
             duration: attempt.took,
         })
         .collect();
@@ -137,7 +141,7 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
             .reject
             .as_ref()
             .filter(|_| !ending.client_is_gone())
-            .map(|reject| reject.kind.code()),
+            .map(Reject::code),
         limit: ctx
             .reject
             .as_ref()

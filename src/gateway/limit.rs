@@ -7,12 +7,26 @@ use crate::snapshot::Route;
 use crate::stage::limit::counters::Now;
 use crate::stage::limit::rule::Subject;
 
+/// What a call of a model would use, at a guess.
+pub struct Demand<'a> {
+    /// The one that is tried first.
+    pub provider: Option<&'a str>,
+    /// As it stands in the configuration.
+    pub model: &'a str,
+    pub tokens: u64,
+}
+
 /// Counts the request under the rules of its route, or refuses it. What it holds it gives back when it ends.
-pub async fn acquire(ctx: &mut RequestContext, route: &Route) -> Result<(), Reject> {
+pub async fn acquire(
+    ctx: &mut RequestContext,
+    route: &Route,
+    demand: Option<&Demand<'_>>,
+) -> Result<(), Reject> {
     if route.limits.is_empty() {
         return Ok(());
     }
-    let decision = route.limits.acquire(&subject(ctx, route), Now::read).await;
+    let subject = subject(ctx, route, demand);
+    let decision = route.limits.acquire(&subject, Now::read).await;
     if let Some(admission) = &mut ctx.admission {
         admission.limit_headers = decision.headers;
         admission.permits = decision.permits;
@@ -20,17 +34,22 @@ pub async fn acquire(ctx: &mut RequestContext, route: &Route) -> Result<(), Reje
     decision.reject.map_or(Ok(()), Err)
 }
 
-/// Of an anonymous caller the address stands for the user. Whoever settles which model is asked says so here.
-fn subject<'a>(ctx: &'a RequestContext, route: &'a Route) -> Subject<'a> {
+/// Of an anonymous caller the address stands for the user.
+fn subject<'a>(
+    ctx: &'a RequestContext,
+    route: &'a Route,
+    demand: Option<&'a Demand<'a>>,
+) -> Subject<'a> {
     let principal = ctx.principal();
     let client = ctx.arrival.as_ref().map(|arrival| &arrival.client);
     Subject {
         user: principal.and_then(|who| who.known_user()),
         plan: principal.and_then(|who| who.plan.as_deref()),
         key: principal.and_then(|who| who.key.as_deref()),
-        provider: None,
-        model: None,
+        provider: demand.and_then(|demand| demand.provider),
+        model: demand.map(|demand| demand.model),
         route: Some(&route.name),
         address: client.map(Client::subscriber),
+        tokens: 0,
     }
 }

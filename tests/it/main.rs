@@ -15,6 +15,7 @@ mod harness;
 
 mod body;
 mod cli;
+mod cluster;
 mod deploy;
 mod examples;
 mod exchange;

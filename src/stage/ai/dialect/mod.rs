@@ -18,6 +18,30 @@ use super::reply::Reply;
 use bytes::Bytes;
 use http::HeaderMap;
 
+/// Which wire format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DialectName {
+    /// `OpenAI` chat completions, which many providers speak.
+    Chat,
+    /// `OpenAI` responses.
+    Responses,
+    /// Anthropic messages.
+    Messages,
+    /// Gemini `generateContent`.
+    Gemini,
+}
+
+impl DialectName {
+    pub fn dialect(self) -> &'static dyn Dialect {
+        match self {
+            Self::Chat => &chat::Chat,
+            Self::Responses => &responses::Responses,
+            Self::Messages => &messages::Messages,
+            Self::Gemini => &gemini::Gemini,
+        }
+    }
+}
+
 /// One wire format, both of callers and of providers. Pure; everything a stream remembers is in its
 /// [`Reader`] or [`Writer`].
 pub trait Dialect: Send + Sync {

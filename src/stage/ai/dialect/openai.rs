@@ -1,6 +1,8 @@
 //! What `OpenAI`'s two dialects share: usage, refusals, media, efforts, schemas of answers.
 
 mod fault;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 pub use fault::{error_object, fault_of, read_fault};
@@ -224,6 +226,10 @@ pub fn read_extras(fields: &mut Fields, extras: &mut Extras) -> Result<(), CallF
             extras.drop(name);
         }
     }
+    // Elsewhere nothing is kept anyway.
+    if fields.flag("store")? == Some(true) {
+        extras.drop("store");
+    }
     if fields.count("top_logprobs")?.is_some_and(|count| count > 0) {
         extras.refuse("top_logprobs");
     }
@@ -240,8 +246,17 @@ pub fn chat_tool_call(call: &ToolCall) -> Value {
     json!({
         "id": call.id,
         "type": "function",
-        "function": {"name": call.name, "arguments": call.arguments},
+        "function": {"name": call.name, "arguments": or_empty(&call.arguments)},
     })
+}
+
+/// A call without arguments is an empty object: what is no JSON breaks those who read it.
+pub fn or_empty(arguments: &str) -> &str {
+    if arguments.is_empty() {
+        "{}"
+    } else {
+        arguments
+    }
 }
 
 /// As `OpenRouter` gives pictures.

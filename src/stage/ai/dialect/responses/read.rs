@@ -7,7 +7,7 @@ use super::super::super::call::{
 use super::super::super::fault::CallFault;
 use super::super::fields::{Extras, Fields};
 use super::super::openai;
-use super::reply::thought_of;
+use super::reply::{is_own, thought_of};
 use serde_json::Value;
 
 /// What the provider would have to remember, or do by itself.
@@ -159,7 +159,7 @@ fn input(fields: &mut Fields, call: &mut Call, extras: &mut Extras) -> Result<()
                 openai::push_result(call, Part::ToolResult(result));
             }
             Some("reasoning") => {
-                let part = thought(&mut item)?;
+                let part = thought(&mut item, extras)?;
                 push_assistant(call, part);
             }
             Some(_) => {
@@ -224,7 +224,8 @@ fn output(item: &mut Fields, call: &Call, extras: &mut Extras) -> Result<ToolRes
     })
 }
 
-fn thought(item: &mut Fields) -> Result<Part, CallFault> {
+/// What `OpenAI` has hidden, nobody else can read.
+fn thought(item: &mut Fields, extras: &mut Extras) -> Result<Part, CallFault> {
     let id = item.text("id")?.unwrap_or_default();
     let mut texts = Vec::new();
     for name in ["summary", "content"] {
@@ -233,6 +234,10 @@ fn thought(item: &mut Fields) -> Result<Part, CallFault> {
         }
     }
     let content = item.text("encrypted_content")?;
+    if content.as_deref().is_some_and(is_own) {
+        extras.drop("encrypted_content");
+    }
+    let content = content.filter(|content| !is_own(content));
     let thought = thought_of(&id, texts.join("\n\n"), content.as_deref());
     Ok(Part::Thought(thought))
 }

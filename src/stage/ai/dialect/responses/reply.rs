@@ -124,6 +124,11 @@ fn encrypted(id: &str, content: &str) -> String {
     }
 }
 
+/// Whether this dialect has hidden it, and no other one.
+pub fn is_own(content: &str) -> bool {
+    !content.starts_with(SIGNATURE) && !content.starts_with(HIDDEN)
+}
+
 /// What proves a thought of another dialect.
 fn signature(content: &str) -> Option<&str> {
     content.strip_prefix(SIGNATURE)
@@ -183,7 +188,7 @@ pub fn write(reply: &Reply) -> Vec<u8> {
             Part::ToolCall(call) => {
                 output.push(call_item(
                     &item_id("fc", &reply.id, index),
-                    call,
+                    &with_arguments(call),
                     "completed",
                 ));
             }
@@ -302,6 +307,14 @@ pub fn call_item(id: &str, call: &ToolCall, status: &str) -> Value {
         "name": call.name,
         "arguments": call.arguments,
     })
+}
+
+/// The same, its arguments JSON even where there are none.
+fn with_arguments(call: &ToolCall) -> ToolCall {
+    ToolCall {
+        arguments: openai::or_empty(&call.arguments).to_owned(),
+        ..call.clone()
+    }
 }
 
 pub fn thought_item(id: &str, text: &str, encrypted: Option<&str>) -> Value {

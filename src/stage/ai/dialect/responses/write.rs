@@ -257,7 +257,7 @@ fn assistant(
                     "type": "function_call",
                     "call_id": call.id,
                     "name": call.name,
-                    "arguments": call.arguments,
+                    "arguments": openai::or_empty(&call.arguments),
                 }));
             }
             // Only what this dialect has hidden can it read again.

@@ -17,6 +17,8 @@ pub struct ChatWriter {
     usage: Option<Usage>,
     phase: Phase,
     called: bool,
+    /// Calls that have no arguments yet.
+    bare: Vec<u32>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -91,6 +93,7 @@ impl ChatWriter {
             usage: None,
             phase: Phase::Before,
             called: false,
+            bare: Vec::new(),
         }
     }
 
@@ -109,6 +112,13 @@ impl ChatWriter {
     fn stop(&mut self, stop: &Stop, out: &mut Vec<u8>) {
         if self.phase != Phase::Stopped {
             self.begin(out);
+            for index in std::mem::take(&mut self.bare) {
+                let delta = Delta {
+                    tool_calls: Some([CallDelta::more(index, openai::or_empty(""))]),
+                    ..Delta::default()
+                };
+                self.choice(delta, None, out);
+            }
             self.phase = Phase::Stopped;
             self.choice(Delta::default(), Some(stop), out);
         }
@@ -184,9 +194,13 @@ impl Writer for ChatWriter {
             Event::Refusal(text) => delta.refusal = Some(text),
             Event::ToolCall { index, call } => {
                 self.called = true;
+                if call.arguments.is_empty() {
+                    self.bare.push(*index);
+                }
                 delta.tool_calls = Some([CallDelta::first(*index, call)]);
             }
             Event::ToolArguments { index, delta: more } => {
+                self.bare.retain(|bare| bare != index || more.is_empty());
                 delta.tool_calls = Some([CallDelta::more(*index, more)]);
             }
             Event::Image(media) => {

@@ -4,7 +4,7 @@
 use super::super::super::super::call::{Media, Thought, ToolCall};
 use super::super::super::super::event::{Event, Stop, StopReason};
 use super::super::super::super::sse::write_event;
-use super::super::super::{Wants, Writer};
+use super::super::super::{Wants, Writer, openai};
 use super::super::reply::{
     Sealed, Whole, call_item, image_item, item_id, message_item, refusal_part, text_part,
     thought_item,
@@ -306,6 +306,15 @@ impl ResponsesWriter {
         self.emit("response.function_call_arguments.delta", event, out);
     }
 
+    /// Calls without arguments.
+    fn bare(&self) -> Vec<u32> {
+        let bare = self
+            .calls
+            .iter()
+            .filter(|open| open.call.arguments.is_empty());
+        bare.map(|open| open.index).collect()
+    }
+
     fn image(&mut self, media: &Media, out: &mut Vec<u8>) {
         self.begin(out);
         self.close_words(None, out);
@@ -321,6 +330,9 @@ impl ResponsesWriter {
     fn end(&mut self, out: &mut Vec<u8>) {
         self.begin(out);
         self.close_words(None, out);
+        for index in self.bare() {
+            self.arguments(index, openai::or_empty(""), out);
+        }
         for open in std::mem::take(&mut self.calls) {
             let event = json!({
                 "item_id": open.id,
