@@ -28,7 +28,6 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ai");
 fn dialects() -> Vec<(&'static str, &'static dyn Dialect)> {
     vec![
         ("chat", &super::dialect::chat::Chat),
-        ("messages", &super::dialect::messages::Messages),
         ("responses", &super::dialect::responses::Responses),
         ("messages", &super::dialect::messages::Messages),
         ("gemini", &super::dialect::gemini::Gemini),

@@ -121,6 +121,31 @@ impl Narrowing<'_> {
     }
 }
 
+/// Whether an answer may be held to a schema to the letter, as `OpenAI` demands it of a strict one: each object is
+/// closed and all its members are required. Others than `OpenAI` hold answers to any schema.
+pub fn strictness(schema: &Value) -> Option<bool> {
+    is_strict(schema).then_some(true)
+}
+
+fn is_strict(schema: &Value) -> bool {
+    match schema {
+        Value::Array(list) => list.iter().all(is_strict),
+        Value::Object(map) => is_closed(schema) && map.values().all(is_strict),
+        _ => true,
+    }
+}
+
+fn is_closed(schema: &Value) -> bool {
+    let Some(members) = schema["properties"].as_object() else {
+        return schema["type"] != "object";
+    };
+    let required = schema["required"].as_array();
+    let all = members
+        .keys()
+        .all(|name| required.is_some_and(|required| required.iter().any(|word| word == name)));
+    all && schema["additionalProperties"] == json!(false)
+}
+
 /// Says in a schema what dialects without a place for it say beside it.
 pub fn label(schema: &mut Value, name: Option<&str>, description: Option<&str>) {
     for (key, text) in [("title", name), ("description", description)] {
@@ -195,6 +220,34 @@ mod tests {
                 "additionalProperties": false,
             })
         );
+    }
+
+    #[test]
+    fn a_schema_is_strict_when_nothing_is_left_open() {
+        let object = |within: Value, required: Value| {
+            json!({"type": "object", "properties": {"a": within}, "required": required,
+                "additionalProperties": false})
+        };
+        let text = || json!({"type": "string"});
+        let closed = object(text(), json!(["a"]));
+        for (schema, strict) in [
+            (closed.clone(), true),
+            (
+                object(
+                    json!({"type": "array", "items": closed.clone()}),
+                    json!(["a"]),
+                ),
+                true,
+            ),
+            (object(text(), json!([])), false),
+            (object(json!({"type": "object"}), json!(["a"])), false),
+            (
+                object(json!({"anyOf": [object(text(), json!([]))]}), json!(["a"])),
+                false,
+            ),
+        ] {
+            assert_eq!(strictness(&schema), strict.then_some(true), "{schema}");
+        }
     }
 
     #[test]

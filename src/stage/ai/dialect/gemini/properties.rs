@@ -192,9 +192,15 @@ proptest! {
         other in samples::value(WORDS),
     ) {
         for mut tree in [a_call(), a_reply(), json!([a_reply(), a_reply()])] {
-            samples::survives(&Gemini, &tree);
             samples::mutate(&mut tree, place, other.clone());
             samples::survives(&Gemini, &tree);
         }
+    }
+}
+
+#[test]
+fn what_is_right_survives() {
+    for tree in [a_call(), a_reply()] {
+        samples::survives(&Gemini, &tree);
     }
 }

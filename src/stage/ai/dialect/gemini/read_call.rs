@@ -7,6 +7,7 @@ use super::super::super::call::{
 use super::super::super::fault::CallFault;
 use super::super::InPath;
 use super::super::fields::{Extras, Fields};
+use super::super::schema::strictness;
 use super::media::{media_part, read_file, read_inline};
 use super::schema::to_json_schema;
 use super::write_call::NO_SIGNATURE;
@@ -303,8 +304,8 @@ impl Reading {
             ("application/json", Some(schema)) => Ok(Format::Schema {
                 name: None,
                 description: None,
+                strict: strictness(&schema),
                 schema,
-                strict: Some(true),
             }),
             ("text/x.enum", _) => {
                 self.extras.refuse(fields.at("responseMimeType"));

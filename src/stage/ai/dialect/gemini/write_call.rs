@@ -115,7 +115,7 @@ impl<'a> Writing<'a> {
                 (Part::Image(media), _) => parts.push(self.media(media, "image/jpeg", at)?),
                 (Part::Audio(media), _) => parts.push(self.media(media, "audio/wav", at)?),
                 (Part::File(media), _) => parts.push(self.media(media, "application/pdf", at)?),
-                (Part::Thought(_), _) => self.drop_field("thinking"),
+                (Part::Thought(_), _) => self.drop_field("thoughts"),
                 (Part::ToolCall(call), Role::Assistant) => {
                     self.names.insert(&call.id, &call.name);
                     // Of calls side by side only the first has a proof.

@@ -76,8 +76,8 @@ pub fn write_parts(
             (Part::ToolResult(result), Place::User) => tool_result(result, at, dropped)?,
             (Part::Thought(thought), Place::Assistant) => {
                 let thoughts = written_thought(thought);
-                if thoughts.is_empty() && !dropped.iter().any(|name| name == "thinking") {
-                    dropped.push("thinking".to_owned());
+                if thoughts.is_empty() && !dropped.iter().any(|name| name == "thoughts") {
+                    dropped.push("thoughts".to_owned());
                 }
                 blocks.extend(thoughts);
                 continue;

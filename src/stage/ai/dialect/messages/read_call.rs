@@ -6,6 +6,7 @@ use super::super::super::call::{
 };
 use super::super::super::fault::CallFault;
 use super::super::fields::{Extras, Fields};
+use super::super::schema::strictness;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -329,8 +330,8 @@ fn read_format(mut fields: Fields) -> Result<Format, CallFault> {
     Ok(Format::Schema {
         name: None,
         description: None,
+        strict: strictness(&schema),
         schema,
-        strict: Some(true),
     })
 }
 
