@@ -7,8 +7,9 @@ use crate::config::check::limits::taken_by;
 use crate::stage::limit::counters::Counters;
 use crate::stage::limit::limits::Limits;
 use crate::stage::limit::rule::Rule;
-use crate::stage::route::settings::Settings;
-use crate::store::redis::Redis;
+use crate::stage::route::settings::Settings as RouteSettings;
+use crate::store::cluster::home_prefix;
+use crate::store::redis::{Redis, Settings};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,7 +27,11 @@ pub(super) fn build_all(config: &Config, state: &State, faults: &mut Faults) -> 
         }
     };
     let rules = config.limits.rules().into_iter();
-    let by_name = rules.filter_map(|(name, settings)| {
+    let is_cluster = config.redis.as_ref().is_some_and(Settings::is_cluster);
+    let by_name = rules.filter_map(|(name, mut settings)| {
+        if is_cluster {
+            settings.prefix = Some(home_prefix(&settings.prefix(&name)));
+        }
         let rule = Rule::build(&name, &settings, &state.metrics)?;
         Some((name, Arc::new(rule)))
     });
@@ -48,7 +53,7 @@ impl Rules {
     }
 
     /// Those that a route takes, in the order of their names: so they are told in headers.
-    pub(super) fn of_route(&self, settings: &Settings) -> Limits {
+    pub(super) fn of_route(&self, settings: &RouteSettings) -> Limits {
         let names = taken_by(settings, self.by_name.keys());
         let rules = names.iter().filter_map(|name| self.by_name.get(*name));
         Limits::new(rules.cloned().collect(), Arc::clone(&self.counters))

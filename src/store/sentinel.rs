@@ -1,6 +1,7 @@
 //! Redis behind Sentinels: who is the master now is asked before each connection.
 
-use ::redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use super::hosts::{addresses, connection_address, login, plain, split_login};
+use ::redis::{Client, ConnectionAddr, ConnectionInfo, RedisConnectionInfo};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -9,9 +10,6 @@ const PORT: u16 = 26_379;
 
 /// For one Sentinel to answer; then the next is asked.
 const ASK_TIME_MAX: Duration = Duration::from_millis(200);
-
-/// More than this are no quorum but a mistake.
-const SENTINELS_MAX: usize = 16;
 
 /// What a URL such as `redis+sentinel://user:password@a:26379,b:26379/mymaster/0` says.
 #[derive(Debug, Clone)]
@@ -27,24 +25,17 @@ pub struct Sentinels {
 impl Sentinels {
     /// None if it cannot be read. `rest` is what follows the scheme.
     pub fn parse(rest: &str, is_tls: bool) -> Option<Self> {
-        let (login, rest) = match rest.rsplit_once('@') {
-            Some((login, rest)) => (format!("{login}@"), rest),
-            None => (String::new(), rest),
-        };
+        let (before, rest) = split_login(rest);
         let (hosts, path) = rest.split_once('/')?;
         let (service, database) = path.split_once('/').unwrap_or((path, "0"));
-        // The library reads what a plain URL would say of the login and the database.
-        let plain = format!("redis://{login}master/{database}").into_connection_info();
-        let hosts = hosts.split(',');
-        let addresses: Option<Vec<_>> = hosts.map(|host| address(host, is_tls)).collect();
-        let addresses = addresses.filter(|all| all.len() <= SENTINELS_MAX)?;
+        let addresses = addresses(hosts, PORT, is_tls)?;
         let part = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         let is_name = !service.is_empty() && service.bytes().all(part);
         is_name.then_some(())?;
         Some(Self {
             addresses,
             service: service.to_owned(),
-            login: plain.ok()?.redis_settings().clone(),
+            login: login(before, database)?,
             is_tls,
         })
     }
@@ -79,36 +70,6 @@ async fn ask(client: &Client, service: &str) -> Result<(String, u16), String> {
     let answer = command.query_async(&mut connection).await;
     let master: Option<(String, u16)> = answer.map_err(failed)?;
     master.ok_or_else(|| format!("it knows no master named `{service}`"))
-}
-
-fn address(host: &str, is_tls: bool) -> Option<ConnectionAddr> {
-    let (name, port) = match host.rsplit_once(':') {
-        // An address of IPv6 is written in brackets.
-        Some((name, port)) if !port.contains(']') => (name, port.parse().ok()?),
-        _ => (host, PORT),
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    let is_of_host = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
-    let is_name = !name.is_empty() && name.bytes().all(is_of_host);
-    is_name.then(|| connection_address(name.to_owned(), port, is_tls))
-}
-
-fn connection_address(host: String, port: u16, is_tls: bool) -> ConnectionAddr {
-    if is_tls {
-        ConnectionAddr::TcpTls {
-            host,
-            port,
-            insecure: false,
-            tls_params: None,
-        }
-    } else {
-        ConnectionAddr::Tcp(host, port)
-    }
-}
-
-fn plain(address: ConnectionAddr) -> Result<ConnectionInfo, String> {
-    let info = address.into_connection_info();
-    info.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod harness;
 
 mod body;
 mod cli;
+mod cluster;
 mod deploy;
 mod examples;
 mod exchange;
@@ -29,6 +30,7 @@ mod listen;
 mod observe;
 mod reload;
 mod route;
+mod sdk;
 mod session;
 mod shield;
 mod shutdown;

@@ -239,7 +239,7 @@ pub fn taken_by<'n>(
 ) -> Vec<&'n str> {
     match &route.limits {
         Some(named) => named.iter().map(String::as_str).collect(),
-        None if route.pool.is_some() => all.map(String::as_str).collect(),
+        None if route.pool.is_some() || route.ai.is_some() => all.map(String::as_str).collect(),
         None => Vec::new(),
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn check(report: &mut Report<'_>) {
     let at = KeyPath::root().key("redis");
     if let Err(what) = settings.address() {
         let fix = "write `redis://host:6379`, `rediss://user:password@host:6379/0`, \
-                   `redis+sentinel://one:26379,two:26379/mymaster`, or `memory`";
+                   `redis+sentinel://one:26379,two:26379/mymaster`, `redis+cluster://one:6379,two:6379`, or `memory`";
         report.error(at.key("url"), what, fix);
     }
     report.not_zero(&at, "timeout", settings.timeout, "");

@@ -87,7 +87,7 @@ impl Session {
             plan: settings.plan.clone(),
             roles: settings.roles.clone(),
             redis,
-            look: Script::new(LOOK),
+            look: Script::new(LOOK).of_one_key(),
         }))
     }
 

@@ -12,10 +12,15 @@ use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// How long a server of a cluster may be silent before the others take it for dead.
+const NODE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Killed when dropped.
 pub struct RedisServer {
     address: SocketAddr,
-    _held: Socket,
+    held: Vec<Socket>,
+    /// Where servers of one cluster talk to each other.
+    bus: u16,
     dir: TempDir,
     arguments: Vec<String>,
     child: Mutex<Child>,
@@ -31,17 +36,47 @@ impl RedisServer {
         Self::start_in(TempDir::new().unwrap(), arguments)
     }
 
+    /// One that knows nobody and has no slots yet.
+    pub fn start_of_cluster() -> Self {
+        Self::start_of_cluster_with(&[])
+    }
+
+    /// As `start_of_cluster`, with more of the command line.
+    pub fn start_of_cluster_with(arguments: &[&str]) -> Self {
+        let (bus, held) = hold();
+        let port = bus.port().to_string();
+        let timeout = NODE_TIMEOUT.as_millis().to_string();
+        let of_cluster = [
+            "--cluster-enabled",
+            "yes",
+            "--cluster-port",
+            &port,
+            "--cluster-node-timeout",
+            &timeout,
+            "--repl-diskless-sync-delay",
+            "0",
+            "--cluster-replica-validity-factor",
+            "0",
+        ];
+        let mut server = Self::start_with(&[&of_cluster[..], arguments].concat());
+        server.held.push(held);
+        server.bus = bus.port();
+        server
+    }
+
+    /// The port for other servers of its cluster.
+    pub fn bus(&self) -> u16 {
+        self.bus
+    }
+
     fn start_in(dir: TempDir, arguments: &[&str]) -> Self {
-        let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        held.bind(&any.into()).expect("a free port exists");
-        held.set_reuse_address(true).unwrap();
-        let address = held.local_addr().unwrap().as_socket().unwrap();
+        let (address, held) = hold();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let child = Mutex::new(spawn(address, &dir, &arguments));
         let server = Self {
             address,
-            _held: held,
+            held: vec![held],
+            bus: 0,
             dir,
             arguments,
             child,
@@ -126,6 +161,16 @@ impl RedisServer {
             std::thread::park_timeout(Duration::from_millis(5));
         }
     }
+}
+
+/// A port that nobody else is given, and that whoever names it may listen on.
+fn hold() -> (SocketAddr, Socket) {
+    let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    held.bind(&any.into()).expect("a free port exists");
+    held.set_reuse_address(true).unwrap();
+    let address = held.local_addr().unwrap().as_socket().unwrap();
+    (address, held)
 }
 
 fn read(from: &mut impl BufRead) -> std::io::Result<String> {
