@@ -8,7 +8,7 @@ use crate::base::ending::Ending;
 use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
-use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
+use crate::snapshot::{ListenerRules, Measures, Meter, Route, Snapshot, Tunnel};
 use crate::stage::limit::headers::{Headers as LimitHeaders, Standing};
 use crate::stage::limit::permits::Permits;
 use crate::stage::listen::forwarded::ForwardedHeaders;
@@ -281,6 +281,12 @@ impl RequestContext {
     pub fn tunnel_limit(&self) -> Duration {
         self.route()
             .map_or(LIMIT_WITHOUT_ROUTE, |route| route.settings.websocket.idle.0)
+    }
+
+    /// Counts the messages of a WebSocket, if they are limited.
+    pub fn message_meter(&self) -> Option<Meter> {
+        let tunnel = self.admission.as_ref()?.tunnel.as_ref()?;
+        tunnel.meter().cloned()
     }
 
     /// Whether the request asked for a WebSocket and was admitted as one.
