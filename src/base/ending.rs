@@ -81,6 +81,10 @@ endings! {
     UpstreamCut, "upstream_cut", Upstream;
     /// The endpoint spoke something that is not HTTP.
     UpstreamMalformed, "upstream_malformed", Upstream;
+    /// A model's provider refused the call, and so would others: the caller was told why.
+    ProviderRefused, "provider_refused", Client;
+    /// No provider of the model answered, or the one that did gave up in the middle.
+    ProviderFailed, "provider_failed", Upstream;
     /// The gateway failed: a bug.
     Internal, "internal", Gateway;
     /// Nobody said how it ended: a bug, and a metric that must stay 0.

@@ -7,3 +7,4 @@ pub mod principal;
 pub mod reject;
 pub mod secret;
 pub mod units;
+pub mod usage;

@@ -24,6 +24,8 @@ pub enum RejectKind {
     HeadTooLarge,
     TooManyWebSockets,
     LimitReached,
+    /// It alone asks for more tokens than a rule ever allows.
+    TooManyTokens,
     LimitsUnavailable,
     TooManyRequests,
     NoHealthyEndpoint,
@@ -37,6 +39,13 @@ pub enum RejectKind {
     IdleTimedOut,
     TotalTimedOut,
     BodyTimedOut,
+    /// No model of this name may be asked here.
+    UnknownModel,
+    /// A call of a model that cannot be understood, or not be said to the provider.
+    BadCall,
+    /// The provider will not answer to this call.
+    ProviderRefused,
+    ProviderFailed,
     Internal,
 }
 
@@ -84,6 +93,11 @@ impl RejectKind {
                 "too many WebSockets are open; close one or try again later",
             ),
             Self::LimitReached => (429, "limit_reached", "slow down and try again later"),
+            Self::TooManyTokens => (
+                413,
+                "too_many_tokens",
+                "the request asks for more tokens than its limit ever allows",
+            ),
             Self::LimitsUnavailable => (503, "limits_unavailable", "limits cannot be checked"),
             Self::TooManyRequests => (429, "too_many_requests", "slow down; try again later"),
             Self::NoHealthyEndpoint => (503, "no_healthy_endpoint", "the service is not available"),
@@ -113,6 +127,10 @@ impl RejectKind {
                 "body_timed_out",
                 "the request body did not arrive in time",
             ),
+            Self::UnknownModel => (404, "model_not_found", "there is no such model here"),
+            Self::BadCall => (400, "invalid_request", "the call cannot be understood"),
+            Self::ProviderRefused => (400, "provider_refused", "the provider refused the call"),
+            Self::ProviderFailed => (502, "provider_failed", "no provider of this model answered"),
             Self::UnknownCaller => (401, "unknown_caller", "present a valid credential"),
             Self::InvalidCredential => (
                 401,
@@ -172,6 +190,38 @@ pub struct Reject {
     pub allow: Option<String>,
     /// The rule of `limits` that refuses, told in the body.
     pub rule: Option<String>,
+    /// What the caller is told in place of the table's words.
+    pub said: Option<Box<Said>>,
+}
+
+/// A refusal in words of its own, as of a model's provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    pub status: u16,
+    pub code: &'static str,
+    pub message: String,
+    /// The field of the body that is wrong.
+    pub param: Option<String>,
+}
+
+impl Reject {
+    pub fn status(&self) -> u16 {
+        self.said
+            .as_ref()
+            .map_or_else(|| self.kind.status(), |said| said.status)
+    }
+
+    pub fn code(&self) -> &'static str {
+        self.said
+            .as_ref()
+            .map_or_else(|| self.kind.code(), |said| said.code)
+    }
+
+    pub fn message(&self) -> &str {
+        self.said
+            .as_ref()
+            .map_or_else(|| self.kind.describe().2, |said| &said.message)
+    }
 }
 
 impl RejectKind {
@@ -182,6 +232,7 @@ impl RejectKind {
             retry_after: None,
             allow: None,
             rule: None,
+            said: None,
         }
     }
 }

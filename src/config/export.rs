@@ -19,18 +19,25 @@ const SECRET_HEADERS: &[&str] = &[
 pub fn dump(config: &Config) -> String {
     let mut config = config.clone();
     for route in config.routes.values_mut() {
+        route.body_max = Some(route.body_max());
         let (request, response) = (&mut route.request_headers, &mut route.response_headers);
-        for (name, value) in request.set.iter_mut().chain(&mut response.set) {
-            let name = name.to_lowercase();
-            if SECRET_HEADERS.iter().any(|part| name.contains(part)) {
-                "***".clone_into(value);
-            }
-        }
+        mask(request.set.iter_mut().chain(&mut response.set));
     }
+    let providers = config.providers.values_mut();
+    mask(providers.flat_map(|provider| &mut provider.headers));
     // Through JSON: the YAML writer would write enums as tags, which we do not read.
     let mut document = serde_json::to_value(&config).unwrap_or_default();
     tidy(&mut document);
     serde_yaml::to_string(&document).unwrap_or_default()
+}
+
+fn mask<'a>(headers: impl Iterator<Item = (&'a String, &'a mut String)>) {
+    for (name, value) in headers {
+        let name = name.to_lowercase();
+        if SECRET_HEADERS.iter().any(|part| name.contains(part)) {
+            "***".clone_into(value);
+        }
+    }
 }
 
 /// Drops absent options and escapes what would be read as a variable.

@@ -99,6 +99,10 @@ fn a_dump_says_the_same_when_it_is_read_again() {
             }
         }
         config.redis = None;
+        // A dump says what is in force.
+        for route in config.routes.values_mut() {
+            route.body_max = Some(route.body_max());
+        }
         let dumped = dump(&config);
         let again = parse(&dumped, name, &|_| None, Path::new("/elsewhere"));
         let faults = render(&again.source, &again.faults);

@@ -38,6 +38,8 @@ pub fn resolve(config: &mut Config, folder: &Path) {
             join(folder, files.into_iter().flatten());
         }
     }
+    let providers = config.providers.values_mut();
+    join(folder, providers.filter_map(|one| one.ca.as_mut()));
     for pool in config.pools.values_mut() {
         if let Some(tls) = &mut pool.tls {
             let files = [

@@ -1,7 +1,7 @@
 //! The whole document as it is written; each section is owned by the stage it configures.
 
 use crate::base::units::Period;
-use crate::stage::{identity, limit, listen, route, upstream};
+use crate::stage::{ai, identity, limit, listen, route, upstream};
 use crate::store::redis;
 use ipnet::IpNet;
 use schemars::JsonSchema;
@@ -23,6 +23,13 @@ pub struct Config {
     pub listeners: BTreeMap<String, listen::settings::Settings>,
     /// Where requests can go, by name.
     pub pools: BTreeMap<String, upstream::settings::Settings>,
+    /// Providers of models, by name; no pool may have the same name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub providers: BTreeMap<String, ai::settings::ProviderSettings>,
+    /// What callers may ask for, by name: `smart`, `gpt-5`, or `gpt-*` for all names that begin so. An exact name goes
+    /// before the longest beginning. Names that are not here are looked for as `provider/model`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<String, ai::settings::ModelSettings>,
     /// Ways to tell who is calling, by name. Routes choose among them.
     pub identity: BTreeMap<String, identity::settings::Settings>,
     /// How many requests a caller may make.

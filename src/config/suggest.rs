@@ -32,7 +32,7 @@ pub fn hint<'a>(
         return format!("did you mean `{near}`?");
     }
     let known: Vec<_> = candidates
-        .take(20)
+        .take(24)
         .map(|name| format!("`{name}`"))
         .collect();
     match known.len() {

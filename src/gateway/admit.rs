@@ -2,6 +2,8 @@
 
 use super::caller::Caller;
 use super::context::{Admission, Arrival, RequestContext, Sticky};
+use super::infer::prepare::{self, Task};
+use super::timer::Timer;
 use super::upload::REPLAY_BYTES_MAX;
 use super::{answer, dispatch, identify, limit, shed};
 use crate::base::client::Client;
@@ -26,6 +28,10 @@ use std::time::Instant;
 /// What a request that was not refused meets next.
 pub enum Next {
     Forward,
+    /// A model is to be asked.
+    Infer(Box<Task>),
+    /// The caller has gone.
+    Nothing,
     Answer(Box<ResponseHead>, Bytes),
 }
 
@@ -71,7 +77,11 @@ fn arrival(caller: &Caller, ctx: &RequestContext) -> Arrival {
 }
 
 /// Route, then limits, then a place at an endpoint: nothing is taken for a request that will be refused.
-pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, Reject> {
+pub async fn run(
+    caller: &mut Caller,
+    ctx: &mut RequestContext,
+    timer: &mut Timer,
+) -> Result<Next, Reject> {
     shed::rate(ctx)?;
     if listener(ctx).is_some_and(|listener| listener.gone) {
         // Its rules are gone with it: what it refused or redirected must not be let through now.
@@ -97,14 +107,22 @@ pub async fn run(caller: &mut Caller, ctx: &mut RequestContext) -> Result<Next, 
         target,
         ..Admission::of(Arc::clone(&route))
     });
+    let door = match &route.action {
+        Action::Infer(_) => Some(prepare::enter(parts, ctx)),
+        _ => None,
+    };
     identify::run(parts, ctx).await?;
     if identify::is_logout(parts, &route) {
         return answer::empty();
     }
     limit_body(parts, &route)?;
-    limit::acquire(ctx, &route).await?;
+    if let (Action::Infer(ai), Some(door)) = (&route.action, door) {
+        return prepare::run(caller, ctx, timer, (&route, ai, door?)).await;
+    }
+    limit::acquire(ctx, &route, None).await?;
     let upstream = match &route.action {
         Action::Forward(upstream) => upstream,
+        Action::Infer(_) => return Err(RejectKind::Internal.because("a model is asked above")),
         Action::Redirect { status, .. } => return redirect(*status, ctx),
         Action::Respond { .. } => return answer::fixed(&route.action),
     };
@@ -142,8 +160,8 @@ fn find(
     };
     let keeps = route.rewrite.keeps(&found) && !is_absolute(parts) && stripped.is_none();
     let target = match &route.action {
-        Action::Forward(_) if keeps => None,
-        Action::Forward(_) => Some(route.rewrite.apply(&found, query)?),
+        Action::Forward(_) | Action::Infer(_) if keeps => None,
+        Action::Forward(_) | Action::Infer(_) => Some(route.rewrite.apply(&found, query)?),
         Action::Redirect { to, .. } => Some(to.apply(&found, query)?),
         Action::Respond { .. } => None,
     };
@@ -168,7 +186,7 @@ fn listener(ctx: &RequestContext) -> Option<&Arc<ListenerRules>> {
 
 /// A body that says it is too large is refused unread; one that does not say is counted as it comes.
 fn limit_body(parts: &Parts, route: &Route) -> Result<(), Reject> {
-    let max = route.settings.body_max.0;
+    let max = route.settings.body_max().0;
     match content_length(&parts.headers) {
         Some(length) if length > max => {
             Err(RejectKind::BodyTooLarge.because(format_args!("{length} bytes, {max} allowed")))

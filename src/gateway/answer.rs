@@ -73,6 +73,14 @@ pub fn fixed(action: &Action) -> Result<Next, Reject> {
     Ok(Next::Answer(Box::new(head), body.clone()))
 }
 
+/// 200 with a document of our own.
+pub fn json(body: &serde_json::Value) -> Result<Next, Reject> {
+    let mut head = head(200)?;
+    let json = HeaderValue::from_static("application/json");
+    head.headers.insert(header::CONTENT_TYPE, json);
+    Ok(Next::Answer(Box::new(head), body.to_string().into()))
+}
+
 fn head(status: u16) -> Result<ResponseHead, Reject> {
     let status =
         StatusCode::from_u16(status).map_err(|error| RejectKind::Internal.because(error))?;

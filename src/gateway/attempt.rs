@@ -31,7 +31,15 @@ pub struct Answering<'a> {
     pub sent: bool,
 }
 
-impl Held<'_> {
+impl<'a> Held<'a> {
+    pub fn new(exchange: Exchange, connector: &'a Connector, idle: Duration) -> Self {
+        Self {
+            exchange: Some(exchange),
+            connector,
+            idle,
+        }
+    }
+
     pub fn exchange(&mut self) -> &mut Exchange {
         self.exchange
             .as_mut()
@@ -101,11 +109,8 @@ async fn connect<'a>(connector: &'a Connector, flight: &mut Flight<'_>) -> Resul
         attempt.reused = connected.reused;
         attempt.connected = (!connected.reused).then(|| attempt.started.elapsed());
     }
-    Ok(Held {
-        exchange: Some(connected.exchange),
-        connector,
-        idle: upstream.settings.keepalive.idle.0,
-    })
+    let idle = upstream.settings.keepalive.idle.0;
+    Ok(Held::new(connected.exchange, connector, idle))
 }
 
 /// Body out, head in, whichever can move.

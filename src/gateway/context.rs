@@ -1,6 +1,7 @@
 //! One request, from its birth to its one line in the access log.
 
 use super::finish::Reporter;
+use super::infer::record::Inference;
 use super::pace::Pace;
 use crate::base::client::Client;
 use crate::base::ending::Ending;
@@ -8,8 +9,8 @@ use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
 use crate::snapshot::{ListenerRules, Measures, Meter, Route, Snapshot, Tunnel};
-use crate::stage::limit::counters::Permits;
-use crate::stage::limit::headers::Headers as LimitHeaders;
+use crate::stage::limit::headers::{Headers as LimitHeaders, Standing};
+use crate::stage::limit::permits::Permits;
 use crate::stage::listen::forwarded::ForwardedHeaders;
 use crate::stage::listen::shield::Place;
 use crate::stage::listen::trace::{Trace, X_REQUEST_ID};
@@ -37,6 +38,8 @@ pub struct RequestContext {
     /// The place at an endpoint that is held now, or was taken for the next attempt.
     pub lease: Option<Lease>,
     pub attempts: Vec<Attempt>,
+    /// What a call of a model came to; none for other requests.
+    pub inference: Option<Box<Inference>>,
     pub traffic: Traffic,
     pub reject: Option<Reject>,
     /// What the last failed attempt would be answered with, should no other attempt be possible.
@@ -87,6 +90,8 @@ pub struct Admission {
     pub sticky: Sticky,
     /// How the caller stands to its limits, for every answer.
     pub limit_headers: Option<LimitHeaders>,
+    /// How it stands to the tightest rule about requests, and about tokens; told to callers of models.
+    pub standings: [Option<Standing>; 2],
     /// Places in flight that the request holds; given back on drop.
     pub permits: Permits,
 }
@@ -104,6 +109,7 @@ impl Admission {
             tunnel: None,
             sticky: Sticky::Off,
             limit_headers: None,
+            standings: [None; 2],
             permits: Permits::default(),
         }
     }
@@ -131,6 +137,8 @@ pub struct Attempt {
     pub first_byte: Option<Duration>,
     pub status: Option<u16>,
     pub failure: Option<Failure>,
+    /// How it failed, where it was an attempt at a model.
+    pub reason: Option<&'static str>,
     pub took: Duration,
     /// Whether its connection had served another request before.
     pub reused: bool,
@@ -145,6 +153,7 @@ impl Attempt {
             first_byte: None,
             status: None,
             failure: None,
+            reason: None,
             took: Duration::ZERO,
             reused: false,
         }
@@ -178,6 +187,7 @@ impl RequestContext {
             place: None,
             lease: None,
             attempts: Vec::new(),
+            inference: None,
             traffic: Traffic::default(),
             reject: None,
             failed: None,
@@ -194,6 +204,20 @@ impl RequestContext {
         arrival.map_or(HeaderValue::from_static(""), |arrival| {
             arrival.request_id.clone()
         })
+    }
+
+    /// What becomes of the call of a model. Only to be asked where there is one.
+    pub fn inference(&self) -> &Inference {
+        self.inference
+            .as_deref()
+            .expect("it is there from the door on")
+    }
+
+    /// As [`Self::inference`].
+    pub fn inference_mut(&mut self) -> &mut Inference {
+        self.inference
+            .as_deref_mut()
+            .expect("it is there from the door on")
     }
 
     pub fn route(&self) -> Option<&Arc<Route>> {
@@ -296,6 +320,9 @@ impl RequestContext {
         let admission = self.admission.as_ref();
         if let Some(limits) = admission.and_then(|admission| admission.limit_headers.as_ref()) {
             limits.write(headers);
+        }
+        if self.inference.is_some() {
+            super::infer::headers::standings(headers, self.admission.as_ref());
         }
         if let Some(route) = self.route() {
             super::forward::change(headers, &route.response_headers);

@@ -43,7 +43,7 @@ pub async fn run(
 ) {
     let body_max = ctx
         .route()
-        .map_or(u64::MAX, |route| route.settings.body_max.0);
+        .map_or(u64::MAX, |route| route.settings.body_max().0);
     let upload = Upload::new(caller, body_max, &ctx.snapshot);
     let pace = ctx.pace();
     forward::prepare(caller, ctx);

@@ -9,10 +9,15 @@ use crate::stage::upstream::broken::Broken;
 /// The ending of a request that we refused.
 pub fn of_reject(kind: RejectKind) -> Ending {
     match kind {
-        RejectKind::BadRequest | RejectKind::HeadTooLarge | RejectKind::VersionNotSupported => {
-            Ending::BadRequest
+        RejectKind::BadRequest
+        | RejectKind::BadCall
+        | RejectKind::HeadTooLarge
+        | RejectKind::VersionNotSupported => Ending::BadRequest,
+        RejectKind::NoRoute | RejectKind::UnknownModel | RejectKind::MethodNotAllowed => {
+            Ending::NoRoute
         }
-        RejectKind::NoRoute | RejectKind::MethodNotAllowed => Ending::NoRoute,
+        RejectKind::ProviderRefused => Ending::ProviderRefused,
+        RejectKind::ProviderFailed => Ending::ProviderFailed,
         RejectKind::UnknownCaller
         | RejectKind::InvalidCredential
         | RejectKind::ExpiredCredential
@@ -23,6 +28,7 @@ pub fn of_reject(kind: RejectKind) -> Ending {
         | RejectKind::BodyTooLarge
         | RejectKind::TooManyWebSockets
         | RejectKind::LimitReached
+        | RejectKind::TooManyTokens
         | RejectKind::LimitsUnavailable
         | RejectKind::TooManyRequests
         | RejectKind::Draining => Ending::Refused,

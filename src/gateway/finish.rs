@@ -4,8 +4,10 @@ use super::admit;
 use super::caller::Caller;
 use super::context::{Arrival, Attempt, RequestContext};
 use crate::base::ending::Ending;
+use crate::base::reject::Reject;
 use crate::observe::access_log::{self, AccessLog, Record};
 use crate::observe::metrics::{Finished, Metrics, RouteMetrics};
+use crate::stage::limit::counters::Now;
 use crate::stage::upstream::retry::Failure;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -37,9 +39,6 @@ pub(super) fn report(ctx: &mut RequestContext) {
         return;
     }
     settle_attempt(ctx);
-    let Some(arrival) = &ctx.arrival else {
-        return;
-    };
     let ending = ctx.ending.unwrap_or_else(ending_of_cut);
     let status = if ctx.status == 0 && ending.client_is_gone() {
         CLIENT_LEFT
@@ -47,6 +46,10 @@ pub(super) fn report(ctx: &mut RequestContext) {
         ctx.status
     };
     let took = ctx.started.elapsed();
+    settle_tokens(ctx);
+    let Some(arrival) = &ctx.arrival else {
+        return;
+    };
     count(ctx, arrival, ending, (status, took));
     log(ctx, arrival, ending, (status, took));
 }
@@ -74,6 +77,17 @@ fn settle_attempt(ctx: &mut RequestContext) {
     ctx.lease = None;
 }
 
+/// What a call has really cost, under rules that count tokens.
+fn settle_tokens(ctx: &mut RequestContext) {
+    let Some(inference) = &ctx.inference else {
+        return;
+    };
+    let tokens = inference.usage.total();
+    if let Some(admission) = &mut ctx.admission {
+        admission.permits.settle(tokens, Now::read());
+    }
+}
+
 fn count(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): (u16, Duration)) {
     let route = ctx
         .route()
@@ -96,7 +110,10 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
         .iter()
         .map(|attempt| access_log::Attempt {
             endpoint: &attempt.endpoint.name,
-            reason: attempt.failure.map_or(ending.name(), Failure::name),
+            reason: attempt
+                .reason
+                .or(attempt.failure.map(Failure::name))
+                .unwrap_or(ending.name()),
             duration: attempt.took,
         })
         .collect();
@@ -137,12 +154,13 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
             .reject
             .as_ref()
             .filter(|_| !ending.client_is_gone())
-            .map(|reject| reject.kind.code()),
+            .map(Reject::code),
         limit: ctx
             .reject
             .as_ref()
             .and_then(|reject| reject.rule.as_deref()),
         websocket: ctx.is_tunnel(),
+        inference: ctx.inference.as_ref().map(|inference| inference.record()),
     });
 }
 

@@ -6,7 +6,7 @@ use super::context::RequestContext;
 use super::pace::Pace;
 use super::timer::Timer;
 use super::upload::{Side, Upload};
-use super::{Gateway, answer, dispatch, finish, refuse};
+use super::{Gateway, answer, dispatch, finish, infer, refuse};
 use crate::base::reject::Reject;
 use crate::snapshot::ListenerRules;
 use crate::stage::upstream::broken::Broken;
@@ -31,9 +31,11 @@ pub async fn live(
 ) -> Option<Arc<ListenerRules>> {
     let mut ctx = lane.gateway.begin();
     admit::arrive(caller, &mut ctx);
-    match admit::run(caller, &mut ctx).await {
+    match admit::run(caller, &mut ctx, timer).await {
         Ok(Next::Forward) => dispatch::run(lane.connector, caller, &mut ctx, timer).await,
+        Ok(Next::Infer(task)) => infer::run(lane, caller, &mut ctx, timer, *task).await,
         Ok(Next::Answer(head, body)) => answer::run(caller, &mut ctx, timer, *head, body).await,
+        Ok(Next::Nothing) => {}
         Err(reject) => refuse::run(caller, &mut ctx, timer, reject).await,
     }
     caller.take_rest().await;

@@ -6,31 +6,73 @@ use crate::base::reject::Reject;
 use crate::snapshot::Route;
 use crate::stage::limit::counters::Now;
 use crate::stage::limit::rule::Subject;
+use std::sync::Arc;
+
+/// What a call of a model would use, at a guess.
+pub struct Demand<'a> {
+    /// The one that is tried first.
+    pub provider: Option<&'a str>,
+    /// As it stands in the configuration.
+    pub model: &'a str,
+    pub tokens: u64,
+}
 
 /// Counts the request under the rules of its route, or refuses it. What it holds it gives back when it ends.
-pub async fn acquire(ctx: &mut RequestContext, route: &Route) -> Result<(), Reject> {
+pub async fn acquire(
+    ctx: &mut RequestContext,
+    route: &Route,
+    demand: Option<&Demand<'_>>,
+) -> Result<(), Reject> {
     if route.limits.is_empty() {
         return Ok(());
     }
-    let decision = route.limits.acquire(&subject(ctx, route), Now::read).await;
+    let subject = subject(ctx, route, demand);
+    let decision = route.limits.acquire(&subject, Now::read).await;
     if let Some(admission) = &mut ctx.admission {
         admission.limit_headers = decision.headers;
+        admission.standings = [decision.requests, decision.tokens];
         admission.permits = decision.permits;
     }
     decision.reject.map_or(Ok(()), Err)
 }
 
-/// Of an anonymous caller the address stands for the user. Whoever settles which model is asked says so here.
-fn subject<'a>(ctx: &'a RequestContext, route: &'a Route) -> Subject<'a> {
+/// Counts a call that was counted already as one of another provider. If that provider's rules refuse it, all
+/// is as it was.
+pub async fn move_on(ctx: &mut RequestContext, demand: &Demand<'_>) -> Result<(), Reject> {
+    let Some(route) = ctx.route().map(Arc::clone) else {
+        return Ok(());
+    };
+    let Some(admission) = &mut ctx.admission else {
+        return Ok(());
+    };
+    let mut permits = std::mem::take(&mut admission.permits);
+    let subject = subject(ctx, &route, Some(demand));
+    let moved = route
+        .limits
+        .move_to_provider(&mut permits, &subject, Now::read);
+    let moved = moved.await;
+    if let Some(admission) = &mut ctx.admission {
+        admission.permits = permits;
+    }
+    moved
+}
+
+/// Of an anonymous caller the address stands for the user.
+fn subject<'a>(
+    ctx: &'a RequestContext,
+    route: &'a Route,
+    demand: Option<&'a Demand<'a>>,
+) -> Subject<'a> {
     let principal = ctx.principal();
     let client = ctx.arrival.as_ref().map(|arrival| &arrival.client);
     Subject {
         user: principal.and_then(|who| who.known_user()),
         plan: principal.and_then(|who| who.plan.as_deref()),
         key: principal.and_then(|who| who.key.as_deref()),
-        provider: None,
-        model: None,
+        provider: demand.and_then(|demand| demand.provider),
+        model: demand.map(|demand| demand.model),
         route: Some(&route.name),
         address: client.map(Client::subscriber),
+        tokens: demand.map_or(0, |demand| demand.tokens),
     }
 }

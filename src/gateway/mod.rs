@@ -36,6 +36,7 @@ pub mod finish;
 mod flood;
 mod forward;
 mod identify;
+mod infer;
 mod life;
 mod limit;
 mod pace;

@@ -15,28 +15,48 @@ use std::time::Duration;
 
 /// Answers with the refusal.
 pub async fn run(caller: &mut Caller, ctx: &mut RequestContext, timer: &mut Timer, reject: Reject) {
+    run_with(caller, ctx, timer, reject, None).await;
+}
+
+/// The same with another's words, where they are known.
+pub async fn run_with(
+    caller: &mut Caller,
+    ctx: &mut RequestContext,
+    timer: &mut Timer,
+    reject: Reject,
+    words: Option<Bytes>,
+) {
     if reject.kind == RejectKind::BadRequest {
         // Whoever cannot write this request is not to be trusted with where the next one begins.
         caller.close_after();
     }
-    let body = Bytes::from(body_of(ctx, &reject));
+    let body = words.unwrap_or_else(|| Bytes::from(body_of(ctx, &reject)));
     let head = head_of(&reject);
     ctx.refused(reject);
     send(caller, ctx, timer, head, body).await;
 }
 
-fn body_of(ctx: &RequestContext, reject: &Reject) -> String {
-    let (_, code, message) = reject.kind.describe();
+/// In the dialect in which the caller spoke to a model, if it did.
+fn body_of(ctx: &RequestContext, reject: &Reject) -> Vec<u8> {
+    if let Some(inference) = &ctx.inference {
+        return inference.refusal(reject, ctx.request_id().to_str().unwrap_or_default());
+    }
+    plain_body(ctx, reject).into_bytes()
+}
+
+fn plain_body(ctx: &RequestContext, reject: &Reject) -> String {
+    let (code, message) = (reject.code(), reject.message());
     // A trusted peer may have chosen it, quotation marks and all.
     let request_id = serde_json::Value::from(ctx.request_id().to_str().unwrap_or_default());
     // Names of rules need no escape: the checks see to it.
+    let message = serde_json::Value::from(message);
     let rule = reject.rule.as_ref();
     let rule = rule.map_or_else(String::new, |rule| format!("\"rule\":\"{rule}\","));
-    format!("{{\"code\":\"{code}\",\"message\":\"{message}\",{rule}\"request_id\":{request_id}}}\n")
+    format!("{{\"code\":\"{code}\",\"message\":{message},{rule}\"request_id\":{request_id}}}\n")
 }
 
 fn head_of(reject: &Reject) -> ResponseHead {
-    let status = StatusCode::from_u16(reject.kind.status());
+    let status = StatusCode::from_u16(reject.status());
     let mut head = ResponseHead::new(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
     let json = HeaderValue::from_static("application/json");
     head.headers.insert(header::CONTENT_TYPE, json);
@@ -105,7 +125,7 @@ pub async fn send(
 }
 
 /// Sends what was put in, and the end.
-async fn finish(caller: &mut Caller, timer: &mut Timer) -> Result<(), CallerFault> {
+pub async fn finish(caller: &mut Caller, timer: &mut Timer) -> Result<(), CallerFault> {
     let mut ended = false;
     poll_fn(|cx| {
         let mut flush = || {

@@ -156,6 +156,9 @@ table! {
     limit_uncounted_total: counter[];
     /// Places in flight that could not be given back at once; they expire by themselves.
     limit_leases_left_total: counter[];
+    /// Corrections of what was counted that could not be told to the store: what a request was thought to
+    /// cost stands, or what was given back is missed until its period has passed.
+    limit_corrections_lost_total: counter[];
     /// Whether the store answers: 1 yes, 0 no.
     store_up: gauge[];
     /// Calls of the store. `not_tried` are those made while it is known to be gone.

@@ -63,6 +63,7 @@ impl Pools {
             .map(|entry| Arc::clone(&entry.target) as Arc<dyn ProbeTarget>);
         self.prober.set_targets(targets.collect());
         self.state.keep(snapshot.upstreams.values());
+        self.state.keep_catalogue(&snapshot.catalogue);
     }
 
     fn start(&self, upstream: &Arc<Upstream>) -> Running {

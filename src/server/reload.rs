@@ -197,6 +197,7 @@ fn files_of(config: &Config) -> Vec<PathBuf> {
         let paths = [&tls.ca, &tls.client_certificate, &tls.client_key];
         files.extend(paths.into_iter().flatten().cloned());
     }
+    files.extend(config.providers.values().filter_map(|one| one.ca.clone()));
     for method in config.identity.values() {
         if let Identity::Jwt(jwt) = method {
             files.extend([&jwt.jwks_ca, &jwt.key_file].into_iter().flatten().cloned());

@@ -3,7 +3,8 @@
 use super::Server;
 use crate::admin::{AdminView, Caller, Part};
 use crate::base::client::Client;
-use crate::snapshot::{Identities, Upstream};
+use crate::snapshot::{Catalogue, Identities, Upstream};
+use crate::stage::ai::breaker::BreakerStatus;
 use crate::stage::limit::counters::Now;
 use crate::stage::limit::rule::Subject;
 use crate::stage::listen::shield::{Shield, Usage};
@@ -96,6 +97,8 @@ impl AdminView for Server {
             },
             "routes": routes,
             "pools": pools,
+            "providers": providers(&snapshot.catalogue),
+            "targets": targets(&snapshot.catalogue),
         })
     }
 
@@ -112,6 +115,7 @@ impl AdminView for Server {
                 json!({
                     "rule": rule.name,
                     "limit": quota.limit(),
+                    "unit": rule.unit.name(),
                     "window_s": quota.window_ms().map(|window| window / 1_000),
                     "remaining": level.map(|level| level.remaining),
                     "allowed": level.map(|level| level.allows),
@@ -161,6 +165,8 @@ fn subject(caller: &Caller) -> Subject<'_> {
         model: caller.model.as_deref(),
         route: caller.route.as_deref(),
         address: caller.address.as_ref().map(address),
+        // Rules about tokens are asked about too.
+        tokens: 1,
     }
 }
 
@@ -202,6 +208,46 @@ fn shield(shield: &Shield) -> Value {
         "in_flight": usage(shield.in_flight()),
         "short_of_memory": shield.is_short_of_memory(),
     })
+}
+
+/// Keys by their places, never what they are; how each provider is reached stands under its name in `pools`.
+fn providers(catalogue: &Catalogue) -> Map<String, Value> {
+    let now = Instant::now();
+    let used = catalogue.providers.iter().map(|(name, provider)| {
+        let keys = provider.keys.status(now).into_iter().map(|key| {
+            let cooled = key.cooled;
+            json!({
+                "cooled_s": cooled.map(|(rest, _)| rest.as_secs_f64().ceil()),
+                "why": cooled.map(|(_, why)| why.name()),
+            })
+        });
+        let keys: Vec<_> = keys.collect();
+        let told = json!({ "kind": provider.kind.name, "enabled": true, "keys": keys });
+        (name.clone(), told)
+    });
+    let disabled = catalogue.disabled.iter();
+    let disabled = disabled.map(|name| (name.clone(), json!({ "enabled": false, "keys": [] })));
+    used.chain(disabled).collect()
+}
+
+/// Every target by its name, `*` where the caller names the model.
+fn targets(catalogue: &Catalogue) -> Map<String, Value> {
+    let now = Instant::now();
+    let targets = catalogue.targets.iter().map(|(name, target)| {
+        let status = target.status(now);
+        let open = match status.breaker {
+            BreakerStatus::Open(rest) => Some(rest.as_secs_f64().ceil()),
+            BreakerStatus::Closed | BreakerStatus::HalfOpen => None,
+        };
+        let told = json!({
+            "breaker": status.breaker.name(),
+            "open_s": open,
+            "in_flight": status.in_flight,
+            "first_token_ms": status.latency.map(|latency| latency.as_millis()),
+        });
+        (name.clone(), told)
+    });
+    targets.collect()
 }
 
 fn pool(upstream: &Upstream) -> Value {

@@ -2,11 +2,12 @@
 
 use crate::config::Config;
 use crate::config::check::limits::taken_by;
+use crate::stage::ai::settings::Strategy;
 use crate::stage::identity::settings::Settings as Identity;
 use crate::stage::limit::rule::describe;
 use crate::stage::listen::settings::Settings as ListenerSettings;
 use crate::stage::route::explain;
-use crate::stage::route::settings::Settings as RouteSettings;
+use crate::stage::route::settings::{Ai, Settings as RouteSettings};
 use crate::stage::route::table::Table;
 use crate::stage::upstream::settings::Settings as PoolSettings;
 use http::request::Parts;
@@ -147,6 +148,11 @@ fn explain_route(text: &mut String, config: &Config, route: &RouteSettings) {
             format_args!("fixed answer {}", respond.status),
         );
     }
+    if let Some(ai) = &route.ai {
+        line(text, "action", "answer by a model");
+        explain_models(text, config, ai);
+        line(text, "body", format_args!("at most {}", route.body_max()));
+    }
     let Some((name, pool)) = route.pool.as_ref().and_then(|name| {
         let pool = config.pools.get(name)?;
         Some((name, pool))
@@ -164,7 +170,7 @@ fn explain_route(text: &mut String, config: &Config, route: &RouteSettings) {
             limits.connect, limits.first_byte, limits.idle, limits.total
         ),
     );
-    line(text, "body", format_args!("at most {}", route.body_max));
+    line(text, "body", format_args!("at most {}", route.body_max()));
     let websocket = &route.websocket;
     let websockets = if websocket.enabled {
         let messages = websocket.messages_per_minute;
@@ -220,6 +226,49 @@ fn explain_limits(text: &mut String, config: &Config, route: &RouteSettings) {
         if let Some(rule) = rules.get(name) {
             line(text, "limit", format_args!("{name}: {}", describe(rule)));
         }
+    }
+}
+
+/// Each model that may be asked for, and where it is looked for, in this order.
+fn explain_models(text: &mut String, config: &Config, ai: &Ai) {
+    let default = ai
+        .default
+        .as_deref()
+        .unwrap_or("none: a call must name its model");
+    line(text, "default", default);
+    let takes = |name: &str| ai.models.is_empty() || ai.models.iter().any(|one| one == name);
+    for (name, model) in config.models.iter().filter(|(name, _)| takes(name)) {
+        let targets = model.targets.iter().map(|target| {
+            let weight = match model.strategy {
+                Strategy::Weighted | Strategy::LeastBusy => format!(" x{}", target.weight),
+                _ => String::new(),
+            };
+            let state = state_of(config, &target.provider);
+            format!("{}{weight}{state}", target.name())
+        });
+        let targets: Vec<_> = targets.collect();
+        let (then, how) = match model.strategy {
+            Strategy::Priority => (", then ", String::new()),
+            other => (", ", format!(" ({})", as_written(&other))),
+        };
+        let value = format_args!("{name} -> {}{how}", targets.join(then));
+        line(text, "model", value);
+    }
+    if ai.takes_direct() {
+        for name in config.providers.keys() {
+            let state = state_of(config, name);
+            line(text, "model", format_args!("{name}/* -> {name}{state}"));
+        }
+    }
+}
+
+/// What is to be said of a provider that is not used.
+fn state_of(config: &Config, provider: &str) -> &'static str {
+    let settings = config.providers.get(provider);
+    let kind = settings.and_then(|settings| settings.kind_of(provider));
+    match (settings, kind) {
+        (Some(settings), Some(kind)) if !settings.is_enabled(kind) => " (no key: left out)",
+        _ => "",
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: a request sees one snapshot from birth to end. What was learned and must survive
 //! a reload (health, counters, open WebSockets) lives in [`State`], keyed by stable names.
 
+mod ai;
 mod explain;
 mod identities;
 mod limits;
@@ -12,6 +13,7 @@ mod state;
 mod tunnels;
 mod upstream;
 
+pub use ai::{AiRoute, Catalogue, Model, Plan, Provider, Target, Targets};
 pub use explain::explain;
 pub use identities::Identities;
 pub use messages::Meter;
@@ -40,7 +42,9 @@ pub struct Snapshot {
     pub revision: u64,
     pub config: Config,
     pub routes: Table<Arc<Route>>,
+    /// Of pools and of providers.
     pub upstreams: BTreeMap<String, Arc<Upstream>>,
+    pub catalogue: Arc<Catalogue>,
     pub identities: Identities,
     /// All rules, whichever route takes them.
     pub limits: Limits,
@@ -71,10 +75,11 @@ impl Snapshot {
     pub fn build(config: Config, state: &State, revision: u64) -> Result<Self, Vec<Fault>> {
         let mut faults = Faults::default();
         let upstreams = upstream::build_all(&config, state, &mut faults);
+        let catalogue = Arc::new(Catalogue::build(&config, &upstreams, state, &mut faults));
         let rules = limits::build_all(&config, state, &mut faults);
         let redis = rules.as_ref().and_then(limits::Rules::redis);
         let identities = Identities::build(&config, state, redis, &mut faults);
-        let parts = (&upstreams, &identities, rules.as_ref());
+        let parts = (&upstreams, &catalogue, &identities, rules.as_ref());
         let routes = route::build_all(&config, &parts, state, &mut faults);
         let listeners = config.listeners.iter().map(|(name, settings)| {
             let rules = ListenerRules::new(name, settings, state);
@@ -94,6 +99,7 @@ impl Snapshot {
             shield: Arc::new(shield),
             routes,
             upstreams,
+            catalogue,
             identities,
             limits: rules.all(),
             listeners: listeners.collect(),

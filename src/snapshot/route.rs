@@ -1,7 +1,7 @@
 //! A route ready to serve: its pool found, its rewrites and headers compiled.
 
 use super::limits::Rules;
-use super::{Identities, State, TunnelCounts, Upstream, at};
+use super::{AiRoute, Catalogue, Identities, State, TunnelCounts, Upstream, at};
 use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::RouteMetrics;
@@ -36,6 +36,8 @@ pub struct Route {
 /// What happens to a request that the route takes.
 pub enum Action {
     Forward(Arc<Upstream>),
+    /// Answer by a model.
+    Infer(Arc<AiRoute>),
     Redirect {
         status: u16,
         to: Location,
@@ -58,14 +60,15 @@ impl Route {
     pub fn upstream(&self) -> Option<&Arc<Upstream>> {
         match &self.action {
             Action::Forward(upstream) => Some(upstream),
-            Action::Redirect { .. } | Action::Respond { .. } => None,
+            Action::Infer(_) | Action::Redirect { .. } | Action::Respond { .. } => None,
         }
     }
 }
 
-/// What routes are made of: pools, ways to identify and rules, by name.
+/// What routes are made of: pools, models, ways to identify and rules, by name.
 pub(super) type Parts<'a> = (
     &'a BTreeMap<String, Arc<Upstream>>,
+    &'a Arc<Catalogue>,
     &'a Identities,
     Option<&'a Rules>,
 );
@@ -94,12 +97,12 @@ pub(super) fn build_all(
 fn build(
     name: &str,
     settings: &Settings,
-    (upstreams, identities, rules): &Parts<'_>,
+    (upstreams, catalogue, identities, rules): &Parts<'_>,
     state: &State,
     faults: &mut Faults,
 ) -> Option<Route> {
     let here = at("routes", name);
-    let action = action(name, settings, upstreams, faults)?;
+    let action = action(name, settings, (upstreams, catalogue), faults)?;
     let rewrite = Rewrite::compile(name, settings, faults)?;
     let host_header = match settings.host_header.as_deref().map(HeaderValue::from_str) {
         Some(Err(error)) => {
@@ -145,7 +148,7 @@ fn build(
 fn action(
     name: &str,
     settings: &Settings,
-    upstreams: &BTreeMap<String, Arc<Upstream>>,
+    (upstreams, catalogue): (&BTreeMap<String, Arc<Upstream>>, &Arc<Catalogue>),
     faults: &mut Faults,
 ) -> Option<Action> {
     if let Some(pool) = &settings.pool {
@@ -153,6 +156,9 @@ fn action(
         return upstreams
             .get(pool)
             .map(|upstream| Action::Forward(Arc::clone(upstream)));
+    }
+    if let Some(ai) = &settings.ai {
+        return Some(Action::Infer(Arc::new(AiRoute::new(catalogue, ai))));
     }
     if let Some(redirect) = &settings.redirect {
         let to = Location::compile(name, settings, redirect, faults)?;

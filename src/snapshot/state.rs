@@ -1,6 +1,6 @@
 //! What was learned and must survive a reload, keyed by stable names.
 
-use super::{TunnelCounts, Upstream};
+use super::{Catalogue, TunnelCounts, Upstream};
 use crate::observe::metrics::Metrics;
 use crate::stage::identity::jwks::Jwks;
 use crate::stage::limit::counters::Counters;
@@ -23,6 +23,7 @@ pub struct State {
     tunnels: Mutex<HashMap<String, Arc<TunnelCounts>>>,
     upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
     jwks: Mutex<BTreeMap<String, Arc<Jwks>>>,
+    catalogue: Mutex<Option<Arc<Catalogue>>>,
     /// What limits have counted, by the Redis in which they count. As a rule there is one.
     counters: Mutex<Vec<(Option<redis::Settings>, Weak<Counters>)>>,
     /// The name of this process among those that share a store.
@@ -50,6 +51,7 @@ impl State {
             tunnels: Mutex::default(),
             upstreams: Mutex::default(),
             jwks: Mutex::default(),
+            catalogue: Mutex::default(),
             counters: Mutex::default(),
             instance: format!("{:016x}", fastrand::u64(..)),
             made_up_secret,
@@ -94,6 +96,18 @@ impl State {
     pub(super) fn jwks(&self, method: &str) -> Option<Arc<Jwks>> {
         let jwks = self.jwks.lock().unwrap_or_else(PoisonError::into_inner);
         jwks.get(method).cloned()
+    }
+
+    /// The providers and models in force: what was learned of keys and targets is taken over from them.
+    pub(super) fn catalogue(&self) -> Option<Arc<Catalogue>> {
+        let catalogue = self.catalogue.lock();
+        catalogue.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The providers and models of the snapshot that was put in force.
+    pub fn keep_catalogue(&self, catalogue: &Arc<Catalogue>) {
+        let kept = self.catalogue.lock();
+        *kept.unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(catalogue));
     }
 
     /// The fetched keys of the snapshot that was put in force.

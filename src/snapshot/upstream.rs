@@ -1,7 +1,7 @@
 //! A pool ready to serve: the pool itself, how it is reached, probed and counted.
 
-use super::{State, at};
-use crate::base::fault::Faults;
+use super::{State, ai, at};
+use crate::base::fault::{Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::event;
 use crate::observe::metrics::{EndpointMetrics, PoolMetrics};
@@ -17,6 +17,7 @@ use crate::stage::upstream::settings::{EndpointSettings, Settings};
 use crate::stage::upstream::sticky::Sticky;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -62,12 +63,18 @@ pub(super) fn build_all(
     faults: &mut Faults,
 ) -> BTreeMap<String, Arc<Upstream>> {
     let mut upstreams = BTreeMap::new();
-    for (name, settings) in &config.pools {
+    let pools = config.pools.iter();
+    let pools = pools.map(|(name, settings)| ("pools", name, Cow::Borrowed(settings)));
+    let providers = ai::pools(config);
+    let providers = providers.map(|(name, settings)| ("providers", name, Cow::Owned(settings)));
+    for (section, name, settings) in pools.chain(providers) {
         let kept = state
             .upstream(name)
             .filter(|kept| kept.settings == *settings && kept.files_are_the_same(name));
-        let upstream =
-            kept.or_else(|| Upstream::build(name, settings, state, faults).map(Arc::new));
+        let upstream = kept.or_else(|| {
+            let here = at(section, name);
+            Upstream::build(name, &settings, &here, state, faults).map(Arc::new)
+        });
         if let Some(upstream) = upstream {
             upstreams.insert(name.clone(), upstream);
         }
@@ -76,10 +83,15 @@ pub(super) fn build_all(
 }
 
 impl Upstream {
-    fn build(name: &str, settings: &Settings, state: &State, faults: &mut Faults) -> Option<Self> {
-        let here = at("pools", name);
-        let peers = Arc::new(PeerTemplate::build(name, settings, &here, faults)?);
-        let probe = Probe::build(settings, Arc::clone(&peers), &here, faults)?;
+    fn build(
+        name: &str,
+        settings: &Settings,
+        here: &KeyPath,
+        state: &State,
+        faults: &mut Faults,
+    ) -> Option<Self> {
+        let peers = Arc::new(PeerTemplate::build(name, settings, here, faults)?);
+        let probe = Probe::build(settings, Arc::clone(&peers), here, faults)?;
         let sticky = settings.sticky.as_ref();
         let mut literal = Vec::new();
         let mut names = Vec::new();

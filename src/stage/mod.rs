@@ -5,3 +5,4 @@ pub mod listen;
 pub mod route;
 pub mod identity;
 pub mod upstream;
+pub mod ai;

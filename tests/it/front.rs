@@ -537,6 +537,8 @@ async fn floods_of_frames_end_the_connection() {
         }
         assert!(sent < 64 << 20, "{what}: as many as it liked");
         reading.await.unwrap();
+        let rested = gateway.rests().await;
+        println!("{what}: cut off after {sent} bytes, idle {rested:?} later");
     }
     eventually("the floods to be counted", async || {
         let selector = "onemind_connections_rejected_total{reason=\"http2_flood\"}";
@@ -571,6 +573,8 @@ async fn requests_that_are_given_up_again_and_again_end_the_connection() {
     assert!(made < 20_000, "as many as it liked");
     assert!(driving.await.unwrap().is_err());
     assert!(app.count() < 20_000);
+    let rested = gateway.rests().await;
+    println!("requests given up: cut off after {made}, idle {rested:?} later");
 }
 
 /// A head of HTTP/2 in which every field is written out (RFC 7541 section 6.2.3).

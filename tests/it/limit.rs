@@ -9,6 +9,7 @@ use std::fmt::Display;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
@@ -339,7 +340,7 @@ async fn an_application_can_read_what_was_counted() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
     let gateway = start("limits: { preset: standard }", &redis.url(), &app).await;
     assert_eq!(granted(&gateway, "10.0.0.7", 3).await, 3);
-    let keys = redis.ask("KEYS ratelimit:~10.0.0.7:*");
+    let keys = redis.ask("KEYS ratelimit:~10.0.0.7:[0-9]*");
     let mut sum = 0;
     for key in keys.lines() {
         let minute: u64 = key.rsplit(':').next().unwrap().parse().unwrap();
@@ -355,6 +356,33 @@ async fn an_application_can_read_what_was_counted() {
 }
 
 #[tokio::test]
+async fn no_second_holds_more_than_the_limit_wherever_it_begins() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let limits = "limits: { rules: { user: { by: user, requests: 20, per: second } } }";
+    for url in ["memory".to_owned(), redis.url()] {
+        let gateway = start(limits, &url, &app).await;
+        let mut client = Client::connect(&gateway).await;
+        // Each was counted at some moment between these two.
+        let (begun, mut granted) = (Instant::now(), Vec::new());
+        in_time("three times the limit", async {
+            while granted.len() < 60 {
+                let asked = begun.elapsed();
+                if from(&mut client, "10.0.0.1").await.status == 200 {
+                    granted.push((asked, begun.elapsed()));
+                }
+            }
+        })
+        .await;
+        for (at, (asked, _)) in granted.iter().enumerate() {
+            let until = *asked + Duration::from_secs(1);
+            let within = granted[at..].iter().filter(|(_, here)| *here < until);
+            assert!(within.count() <= 20, "{url}: {granted:?}");
+        }
+        gateway.settled().await;
+    }
+}
+
+#[tokio::test]
 async fn whoever_is_refused_costs_redis_nothing() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
     let limits = "limits: { rules: { user: { by: user, requests: 1, per: day } } }";
@@ -362,13 +390,13 @@ async fn whoever_is_refused_costs_redis_nothing() {
     assert_eq!(granted(&gateway, "10.0.0.1", 2).await, 1);
     let looked_at = || {
         let stats = redis.ask("INFO commandstats");
-        let line = stats.lines().find(|line| line.contains("_mget:"));
+        let line = stats.lines().find(|line| line.contains("_hmget:"));
         let calls = line.unwrap().split("calls=").nth(1).unwrap();
         calls.split(',').next().unwrap().to_owned()
     };
-    assert_eq!(looked_at(), "2");
+    assert_eq!(looked_at(), "3", "once for a grant, twice for a refusal");
     assert_eq!(granted(&gateway, "10.0.0.1", 100).await, 0);
-    assert_eq!(looked_at(), "2");
+    assert_eq!(looked_at(), "3");
     assert_eq!(decisions(&gateway, "user", "refused_locally").await, 100);
     gateway.settled().await;
 }
@@ -783,7 +811,7 @@ async fn the_master_that_sentinels_name_is_followed() {
     let gateway = start(limits, &url, &app).await;
     assert_eq!(granted(&gateway, "10.0.0.1", 4).await, 4);
     eventually("the replica has the count", async || {
-        let key = replica.ask("KEYS limit:user:*");
+        let key = replica.ask("KEYS limit:user:*:[0-9]*");
         (replica.ask(&format!("GET {key}")) == "4").then_some(())
     })
     .await;

@@ -4,8 +4,9 @@ use super::routes::own_header;
 use super::{Report, words};
 use crate::base::fault::KeyPath;
 use crate::base::principal::{USER_BYTES_MAX, X_USER_ID};
+use crate::base::secret::Secret;
 use crate::base::units::Period;
-use crate::stage::identity::api_key::{PEPPER_BYTES_MIN, parse_hash};
+use crate::stage::identity::api_key::{PEPPER_BYTES_MIN, hash_in, parse_hash};
 use crate::stage::identity::chain::NO_METHOD;
 use crate::stage::identity::fetch;
 use crate::stage::identity::session::HASH_FIELD;
@@ -17,6 +18,8 @@ use crate::store::redis;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
+/// Shorter keys of callers could be guessed.
+const KEY_BYTES_MIN: usize = 16;
 /// RFC 7518 3.2.
 const SECRET_BYTES_MIN: usize = 32;
 
@@ -84,10 +87,16 @@ fn keys(at: &KeyPath, settings: &KeysSettings, report: &mut Report<'_>) {
             "give each key a name of its own",
         );
         self::key(&at, key, has_pepper, report);
-        if let Some(other) = hashes.insert(key.hash.to_lowercase(), &key.name) {
+        let hash = hash_in(key);
+        if let Some(other) = hash.and_then(|hash| hashes.insert(hash, &key.name)) {
             let what = format!("the keys `{other}` and `{}` are the same", key.name);
+            let place = if key.secret.is_some() {
+                "secret"
+            } else {
+                "hash"
+            };
             report.error(
-                at.key("hash"),
+                at.key(place),
                 what,
                 "make a key for each: `onemind key new`",
             );
@@ -103,7 +112,19 @@ fn key(at: &KeyPath, key: &KeySettings, has_pepper: bool, report: &mut Report<'_
     plan(at, key.plan.as_ref(), report);
     roles(&at.key("roles"), &key.roles.0, report);
     let fix = "`onemind key new` says what to write";
-    match parse_hash(&key.hash) {
+    let sure = report.sure(at, "hash") && report.sure(at, "secret");
+    let hash = match (&key.hash, &key.secret) {
+        (Some(hash), None) => hash,
+        (None, Some(secret)) => return self::secret(&at.key("secret"), secret, report),
+        (None, None) => {
+            return report.must(!sure, at.clone(), "the key has no `hash`", fix);
+        }
+        (Some(_), Some(_)) => {
+            let what = "the key has `hash` and `secret`";
+            return report.error(at.clone(), what, "keep exactly one of them");
+        }
+    };
+    match parse_hash(hash) {
         None => report.error(
             at.key("hash"),
             "the hash of a key is `sha256:` or `hmac-sha256:` and 64 hexadecimal digits",
@@ -115,6 +136,23 @@ fn key(at: &KeyPath, key: &KeySettings, has_pepper: bool, report: &mut Report<'_
             "write the `pepper` that it was made with",
         ),
         Some(_) => {}
+    }
+}
+
+/// A key as callers show it.
+fn secret(at: &KeyPath, secret: &Secret, report: &mut Report<'_>) {
+    let key = secret.expose();
+    let sound = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic());
+    let what = if key.is_empty() {
+        "the key is empty"
+    } else {
+        "a key has only letters, digits and signs"
+    };
+    let fix = "set the variable to a key: `onemind key new` makes one";
+    report.must(sound, at.clone(), what, fix);
+    if sound && key.len() < KEY_BYTES_MIN {
+        let what = format!("the key is shorter than {KEY_BYTES_MIN} bytes: it could be guessed");
+        report.warning(at.clone(), what, "`onemind key new` makes a good one");
     }
 }
 

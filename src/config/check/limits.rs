@@ -2,7 +2,9 @@
 
 use super::Report;
 use crate::base::fault::KeyPath;
-use crate::stage::limit::settings::{Algorithm, Dimension, Per, QUOTA_MAX, RuleSettings};
+use crate::stage::limit::settings::{
+    Algorithm, Dimension, Per, QUOTA_MAX, RuleSettings, TOKENS_MAX,
+};
 use crate::stage::route;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -33,29 +35,44 @@ fn rule_name(at: &KeyPath, name: &str, report: &mut Report<'_>) {
 }
 
 fn rule(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
-    let sure = report.sure(at, "requests") && report.sure(at, "in_flight");
-    match (rule.requests, rule.in_flight) {
-        (None, None) => report.must(
-            !sure,
+    let given: Vec<(&str, u64)> = [
+        ("requests", rule.requests),
+        ("tokens", rule.tokens),
+        ("in_flight", rule.in_flight),
+    ]
+    .into_iter()
+    .filter_map(|(key, quota)| Some((key, quota?)))
+    .collect();
+    match given[..] {
+        [] => {
+            let sure = ["requests", "tokens", "in_flight"];
+            let sure = sure.iter().all(|key| report.sure(at, key));
+            report.must(
+                !sure,
+                at.clone(),
+                "the rule limits nothing",
+                "write `requests: 30`, `tokens: 10000` or `in_flight: 10`",
+            );
+        }
+        [_] => {}
+        [(first, _), (second, _), ..] => report.error(
             at.clone(),
-            "the rule limits nothing",
-            "write `requests: 30` or `in_flight: 10`",
-        ),
-        (Some(_), Some(_)) => report.error(
-            at.clone(),
-            "the rule has `requests` and `in_flight`",
+            format!("the rule has `{first}` and `{second}`"),
             "make two rules of it",
         ),
-        _ => {}
     }
-    for (key, quota) in [("requests", rule.requests), ("in_flight", rule.in_flight)] {
-        if let Some(quota) = quota {
-            of_some_size(at.key(key), key, quota, report);
-        }
+    for (key, quota) in given {
+        of_some_size(
+            at.key(key),
+            key,
+            (quota, quota_max(key == "tokens")),
+            report,
+        );
     }
+    let most = quota_max(rule.tokens.is_some());
     for (key, others) in [("users", &rule.users), ("plans", &rule.plans)] {
         for (name, quota) in others {
-            of_some_size(at.key(key).key(name), name, *quota, report);
+            of_some_size(at.key(key).key(name), name, (*quota, most), report);
         }
     }
     burst(at, rule, report);
@@ -72,11 +89,15 @@ fn rule(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
     }
 }
 
-fn of_some_size(at: KeyPath, what: &str, quota: u64, report: &mut Report<'_>) {
+fn quota_max(of_tokens: bool) -> u64 {
+    if of_tokens { TOKENS_MAX } else { QUOTA_MAX }
+}
+
+fn of_some_size(at: KeyPath, what: &str, (quota, max): (u64, u64), report: &mut Report<'_>) {
     report.must(
-        (1..=QUOTA_MAX).contains(&quota),
+        (1..=max).contains(&quota),
         at,
-        format!("`{what}` must be from 1 to {QUOTA_MAX}"),
+        format!("`{what}` must be from 1 to {max}"),
         "",
     );
 }
@@ -90,14 +111,19 @@ fn burst(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
         let sure = report.sure(at, "algorithm");
         report.must(!sure, at.key("burst"), what, "write `algorithm: gcra`");
     }
-    let most = rule.requests.unwrap_or(QUOTA_MAX);
-    let what = format!("`burst` must be from 1 to `requests` ({most})");
+    let of = if rule.tokens.is_some() {
+        "tokens"
+    } else {
+        "requests"
+    };
+    let most = rule.in_period().unwrap_or(QUOTA_MAX);
+    let what = format!("`burst` must be from 1 to `{of}` ({most})");
     report.must((1..=most).contains(&burst), at.key("burst"), what, "");
 }
 
 /// What is said of a period means nothing where none is counted.
 fn in_flight_only(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
-    if rule.in_flight.is_none() || rule.requests.is_some() {
+    if rule.in_flight.is_none() || rule.in_period().is_some() {
         return;
     }
     for (key, is_given) in [
@@ -196,7 +222,7 @@ pub fn taken_by<'n>(
 ) -> Vec<&'n str> {
     match &route.limits {
         Some(named) => named.iter().map(String::as_str).collect(),
-        None if route.pool.is_some() => all.map(String::as_str).collect(),
+        None if route.pool.is_some() || route.ai.is_some() => all.map(String::as_str).collect(),
         None => Vec::new(),
     }
 }

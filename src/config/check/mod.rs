@@ -1,5 +1,6 @@
 //! What a document may say only as a whole: names that must exist, values that must agree.
 
+mod ai;
 mod identity;
 pub mod limits;
 mod listeners;
@@ -40,10 +41,13 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
     redis::check(&mut report);
     names("listeners", config.listeners.keys(), &mut report);
     names("pools", config.pools.keys(), &mut report);
+    names("providers", config.providers.keys(), &mut report);
+    names("models", config.models.keys(), &mut report);
     names("identity", config.identity.keys(), &mut report);
     names("routes", config.routes.keys(), &mut report);
     listeners::check(&mut report);
     pools::check(&mut report);
+    ai::check(&mut report);
     identity::check(&mut report);
     routes::check(&mut report);
     limits::check(&mut report);

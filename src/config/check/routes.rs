@@ -1,6 +1,6 @@
 //! Routes: names that exist, patterns that can match, rules that can be carried out.
 
-use super::{Report, identity, words};
+use super::{Report, ai, identity, words};
 use crate::base::fault::KeyPath;
 use crate::stage::route::settings::{HeaderRules, Redirect, Respond, Settings, WebSocket};
 use std::collections::{BTreeSet, HashSet};
@@ -66,7 +66,7 @@ fn route(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
     }
     let what = "`body_max` must be more than zero";
     let fix = "use `method: GET` to take no bodies";
-    report.must(settings.body_max.0 > 0, at.key("body_max"), what, fix);
+    report.must(settings.body_max().0 > 0, at.key("body_max"), what, fix);
     websocket(&at.key("websocket"), &settings.websocket, report);
 }
 
@@ -110,6 +110,7 @@ fn listeners(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
 fn action(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
     let given = [
         ("pool", settings.pool.is_some()),
+        ("ai", settings.ai.is_some()),
         ("redirect", settings.redirect.is_some()),
         ("respond", settings.respond.is_some()),
     ];
@@ -118,14 +119,14 @@ fn action(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
         .filter(|(_, is)| *is)
         .map(|(key, _)| *key)
         .collect();
-    let keys = ["pool", "redirect", "respond"];
+    let keys = ["pool", "ai", "redirect", "respond"];
     let sure = keys.iter().all(|key| report.sure(at, key));
     match given.as_slice() {
         [] if !sure => {}
         [] => report.error(
             at.clone(),
             "the route does nothing",
-            "write one of `pool`, `redirect` and `respond`",
+            "write one of `pool`, `ai`, `redirect` and `respond`",
         ),
         [_] => {}
         many => {
@@ -141,6 +142,9 @@ fn action(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
         }
     } else if !given.is_empty() && sure {
         without_pool(at, settings, report);
+    }
+    if let Some(settings) = &settings.ai {
+        ai::route(&at.key("ai"), settings, report);
     }
     if let Some(settings) = &settings.redirect {
         redirect(&at.key("redirect"), settings, report);

@@ -41,6 +41,7 @@ pub struct LimitMetrics {
     modes: [IntGauge; MODES.len()],
     pub uncounted: IntCounter,
     pub leases_left: IntCounter,
+    pub corrections_lost: IntCounter,
 }
 
 impl LimitMetrics {
@@ -121,6 +122,9 @@ impl Metrics {
             modes: MODES.map(|mode| table.limit_mode.with_label_values(&[mode])),
             uncounted: table.limit_uncounted_total.with_label_values(unlabelled),
             leases_left: table.limit_leases_left_total.with_label_values(unlabelled),
+            corrections_lost: table
+                .limit_corrections_lost_total
+                .with_label_values(unlabelled),
         })
     }
 }

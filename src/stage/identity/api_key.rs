@@ -62,7 +62,7 @@ impl ApiKeys {
             pepper: pepper.map(|pepper| pepper_key(pepper.expose())),
         };
         for key in &settings.known {
-            let (peppered, hash) = parse_hash(&key.hash)?;
+            let (peppered, hash) = hash_in(key)?;
             let known = if peppered {
                 keys.pepper.as_ref()?;
                 &mut keys.peppered
@@ -207,6 +207,17 @@ pub fn parse_hash(text: &str) -> Option<(bool, Hash)> {
     Some((peppered, hash))
 }
 
+/// Whether the hash of a key as it is configured needs a pepper, and its bytes.
+pub fn hash_in(key: &KeySettings) -> Option<(bool, Hash)> {
+    match (&key.hash, &key.secret) {
+        (Some(hash), None) => parse_hash(hash),
+        (None, Some(secret)) if !secret.expose().is_empty() => {
+            Some((false, without_pepper(secret.expose().as_bytes())))
+        }
+        _ => None,
+    }
+}
+
 fn pepper_key(pepper: &str) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, pepper.as_bytes())
 }
@@ -239,13 +250,39 @@ mod tests {
     fn settings(name: &str, hash: String) -> KeySettings {
         KeySettings {
             name: name.to_owned(),
-            hash,
+            hash: Some(hash),
+            secret: None,
             prefix: None,
             user: None,
             plan: None,
             roles: OneOrMany::default(),
             expires: None,
             disabled: false,
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_written_itself_is_taken_like_its_hash() {
+        let mut written = settings("written", String::new());
+        written.hash = None;
+        written.secret = Some(Secret::new("k-written".to_owned()));
+        let keys = keys(vec![
+            written.clone(),
+            settings("other", hash_of("k-other", None)),
+        ]);
+        for (key, user) in [("k-written", "written"), ("k-other", "other")] {
+            let known = ask(&keys, Some(key), 0).unwrap().unwrap();
+            assert_eq!(&*known.user, user);
+        }
+        assert!(ask(&keys, Some("k-writte"), 0).is_err());
+        for (hash, secret) in [
+            (None, None),
+            (None, Some("")),
+            (Some(hash_of("k", None)), Some("k")),
+        ] {
+            written.hash = hash;
+            written.secret = secret.map(|secret| Secret::new(secret.to_owned()));
+            assert_eq!(hash_in(&written), None, "{written:?}");
         }
     }
 

@@ -40,7 +40,7 @@ impl Settings {
     }
 }
 
-/// API keys, of which only hashes are kept here. `onemind key new` makes a key and what to write.
+/// API keys, of which only hashes are kept in memory. `onemind key new` makes a key and what to write.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeysSettings {
@@ -63,7 +63,7 @@ impl Default for KeysSettings {
     }
 }
 
-/// One API key.
+/// One API key: `name`, and exactly one of `hash` and `secret`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeySettings {
@@ -71,7 +71,12 @@ pub struct KeySettings {
     pub name: String,
     /// `sha256:` or `hmac-sha256:` and 64 hexadecimal digits: the hash of the whole key. Of a key that exists
     /// already: `printf %s KEY | sha256sum`.
-    pub hash: String,
+    #[serde(default)]
+    pub hash: Option<String>,
+    /// The key itself, in place of its hash: `${GATEWAY_KEY}` or `file:/path`, for a key that is kept in the
+    /// environment anyway. It is hashed when it is read.
+    #[serde(default)]
+    pub secret: Option<Secret>,
     /// How the key begins, so that people can tell keys apart. Not used to check it.
     #[serde(default)]
     pub prefix: Option<String>,

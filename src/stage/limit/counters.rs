@@ -2,10 +2,12 @@
 //!
 //! Invariant: one round trip for a request at most, and no lock is held while it is under way.
 
+use super::corrections::Corrections;
 use super::counter::memory::Memory;
 use super::counter::redis::Shared;
-use super::counter::{Charge, Levels, Taken};
+use super::counter::{Charge, Correction, Levels, Taken};
 use super::leases::{Lease, Leases};
+use super::permits::{Counted, Permits};
 use super::quota::{Level, Quota};
 use super::refusals::Refusals;
 use super::rule::Rule;
@@ -79,16 +81,17 @@ pub enum Verdict {
     },
 }
 
-/// The places in flight of one request; given back on drop.
+/// What is void if a request is granted: what it was charged before.
 #[derive(Default)]
-pub struct Permits {
-    _held: Option<Held>,
+pub(super) struct Undone {
+    pub in_redis: SmallVec<[Correction; 4]>,
+    pub in_memory: SmallVec<[Correction; 4]>,
 }
 
-struct Held {
-    counters: Arc<Counters>,
-    lease: Lease,
-    in_redis: bool,
+impl Undone {
+    pub fn is_empty(&self) -> bool {
+        self.in_redis.is_empty() && self.in_memory.is_empty()
+    }
 }
 
 /// All counts of the process. Lives as long as the process, or until another Redis is configured.
@@ -105,6 +108,7 @@ pub struct Counters {
 struct Remote {
     shared: Arc<Shared>,
     leases: Leases,
+    corrections: Corrections,
 }
 
 impl Counters {
@@ -178,31 +182,69 @@ impl Counters {
         self.metrics.uncounted.inc_by(more);
     }
 
-    /// Counts a request under all of its rules, or under none.
-    pub async fn take(self: &Arc<Self>, rules: &[&Rule], charges: &[Charge], now: Now) -> Outcome {
+    /// Counts a request under all of its rules, or under none. If it is granted, what is `undone` was not
+    /// counted, in the same step.
+    pub(super) async fn exchange(
+        self: &Arc<Self>,
+        (rules, charges): (&[&Rule], &[Charge]),
+        undone: &Undone,
+        now: Now,
+    ) -> Outcome {
         let lease = self.lease(charges);
         let Some(remote) = &self.remote else {
             let taken = self.memory.take(charges, &lease.id, now.unix_us);
-            return self.outcome(&taken, lease, false);
+            self.undo(&taken, &undone.in_memory, false, now);
+            return self.outcome((rules, charges), &taken, lease, false);
         };
         if let Some((at, wait)) = self.refusals.find(charges.iter(), now.instant) {
             return refused_locally(charges.len(), at, wait);
         }
         let asking = Asking(remote, lease);
-        let Ok(taken) = remote.shared.take(charges, &asking.1.id).await else {
+        let asked = remote
+            .shared
+            .take(charges, &undone.in_redis, &asking.1.id)
+            .await;
+        let Ok(taken) = asked else {
             drop(asking);
-            return self.without_redis(rules, charges, now);
+            return self.without_redis((rules, charges), undone, now);
         };
         let lease = asking.answered();
-        if !taken.granted {
-            for (charge, level) in charges.iter().zip(&taken.levels) {
-                if !level.allows && level.after_ms > 0 {
-                    let wait = Duration::from_millis(level.after_ms);
-                    self.refusals.note(charge, now.instant, wait);
+        self.undo(&taken, &undone.in_memory, false, now);
+        if taken.granted {
+            let given_back = undone.in_redis.iter().map(|correction| &correction.key);
+            self.refusals.forget(given_back);
+        } else {
+            self.note_refusals(charges, &taken, now);
+        }
+        self.outcome((rules, charges), &taken, lease, true)
+    }
+
+    /// Counts what a charge turns out to have been. Nobody waits for it.
+    pub(super) fn correct(&self, correction: Correction, in_redis: bool, now: Now) {
+        self.refusals.forget([&correction.key].into_iter());
+        match (&self.remote, in_redis) {
+            (Some(remote), true) => remote.corrections.send(correction),
+            _ => self.memory.correct(&correction, now.unix_us),
+        }
+    }
+
+    /// These places are free.
+    pub(super) fn give_back(&self, lease: Lease, in_redis: bool) {
+        match (&self.remote, in_redis) {
+            (Some(remote), true) => remote.leases.give_back(lease),
+            _ => {
+                for key in lease.keys.iter() {
+                    self.memory.give_back(key, &lease.id);
                 }
             }
         }
-        self.outcome(&taken, lease, true)
+    }
+
+    /// These are held from now on, and renewed.
+    pub(super) fn hold(&self, lease: &Lease, in_redis: bool) {
+        if let (Some(remote), true) = (&self.remote, in_redis) {
+            remote.leases.hold(lease);
+        }
     }
 
     /// How these charges stand; nothing is counted. None while Redis is gone.
@@ -220,7 +262,8 @@ impl Counters {
         if let Some(remote) = &self.remote {
             remote.shared.reset(charges).await?;
         }
-        self.refusals.forget(charges);
+        self.refusals
+            .forget(charges.iter().map(|charge| &charge.key));
         Ok(())
     }
 
@@ -238,36 +281,51 @@ impl Counters {
         Lease { id, keys }
     }
 
-    fn outcome(self: &Arc<Self>, taken: &Taken, lease: Lease, in_redis: bool) -> Outcome {
+    fn undo(&self, taken: &Taken, undone: &[Correction], in_redis: bool, now: Now) {
+        if taken.granted {
+            for correction in undone {
+                self.correct(correction.clone(), in_redis, now);
+            }
+        }
+    }
+
+    fn note_refusals(&self, charges: &[Charge], taken: &Taken, now: Now) {
+        for (charge, level) in charges.iter().zip(&taken.levels) {
+            if !level.allows && level.after_ms > 0 {
+                let wait = Duration::from_millis(level.after_ms);
+                self.refusals.note(charge, now.instant, wait);
+            }
+        }
+    }
+
+    fn outcome(
+        self: &Arc<Self>,
+        (rules, charges): (&[&Rule], &[Charge]),
+        taken: &Taken,
+        lease: Lease,
+        in_redis: bool,
+    ) -> Outcome {
         let levels = taken.levels.iter().copied().map(Some).collect();
-        let verdict = match (taken.granted, worst(&taken.levels)) {
-            (false, Some((at, wait))) => Verdict::Refused {
-                at,
-                wait,
-                locally: false,
-            },
-            _ => Verdict::Granted(self.hold(lease, in_redis)),
+        let refusing = worst(&taken.levels).filter(|_| !taken.granted);
+        let verdict = if let Some((at, wait)) = refusing {
+            let locally = false;
+            Verdict::Refused { at, wait, locally }
+        } else {
+            let parts = rules.iter().zip(charges).zip(&taken.marks);
+            let counted = parts
+                .filter_map(|((rule, charge), mark)| Counted::new(rule, charge, *mark, in_redis));
+            Verdict::Granted(Permits::new(self, (lease, in_redis), counted.collect()))
         };
         Outcome { levels, verdict }
     }
 
-    fn hold(self: &Arc<Self>, lease: Lease, in_redis: bool) -> Permits {
-        if lease.keys.is_empty() {
-            return Permits::default();
-        }
-        if let (true, Some(remote)) = (in_redis, &self.remote) {
-            remote.leases.hold(&lease);
-        }
-        let held = Held {
-            counters: Arc::clone(self),
-            lease,
-            in_redis,
-        };
-        Permits { _held: Some(held) }
-    }
-
     /// Each rule as it was told to do then. Those that count count a share, in memory.
-    fn without_redis(self: &Arc<Self>, rules: &[&Rule], charges: &[Charge], now: Now) -> Outcome {
+    fn without_redis(
+        self: &Arc<Self>,
+        (rules, charges): (&[&Rule], &[Charge]),
+        undone: &Undone,
+        now: Now,
+    ) -> Outcome {
         let does = |what| move |rule: &&Rule| rule.without_redis == what;
         let mut levels: SmallVec<[Option<Level>; 4]> = charges.iter().map(|_| None).collect();
         if let Some(at) = rules.iter().position(does(WithoutRedis::Refuse)) {
@@ -278,16 +336,17 @@ impl Counters {
         let places: SmallVec<[usize; 4]> = (0..charges.len())
             .filter(|at| rules[*at].without_redis == WithoutRedis::Local)
             .collect();
-        let shares: SmallVec<[Charge; 4]> = places
-            .iter()
-            .map(|at| Charge {
-                key: charges[*at].key.clone(),
-                quota: charges[*at].quota.share_of(instances),
-            })
-            .collect();
+        let share = |at: &usize| Charge {
+            quota: charges[*at].quota.share_of(instances),
+            ..charges[*at].clone()
+        };
+        let shares: SmallVec<[Charge; 4]> = places.iter().map(share).collect();
+        let sharing: SmallVec<[&Rule; 4]> = places.iter().map(|at| rules[*at]).collect();
         let lease = self.lease(&shares);
         let taken = self.memory.take(&shares, &lease.id, now.unix_us);
-        let mut outcome = self.outcome(&taken, lease, false);
+        self.undo(&taken, &undone.in_memory, false, now);
+        self.undo(&taken, &undone.in_redis, true, now);
+        let mut outcome = self.outcome((&sharing, &shares), &taken, lease, false);
         for (at, level) in places.iter().zip(outcome.levels) {
             levels[*at] = level;
         }
@@ -303,7 +362,12 @@ impl Remote {
     fn new(redis: Arc<Redis>, metrics: &Arc<LimitMetrics>) -> Self {
         let shared = Arc::new(Shared::new(redis));
         let leases = Leases::start(Arc::clone(&shared), Arc::clone(metrics));
-        Self { shared, leases }
+        let corrections = Corrections::start(Arc::clone(&shared), Arc::clone(metrics));
+        Self {
+            shared,
+            leases,
+            corrections,
+        }
     }
 }
 
@@ -344,17 +408,4 @@ fn worst(levels: &[Level]) -> Option<(usize, Duration)> {
     let refusing = levels.iter().enumerate().filter(|(_, level)| !level.allows);
     let (at, level) = refusing.max_by_key(|(_, level)| level.after_ms)?;
     Some((at, Duration::from_millis(level.after_ms)))
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        match (&self.counters.remote, self.in_redis) {
-            (Some(remote), true) => remote.leases.give_back(self.lease.clone()),
-            _ => {
-                for key in self.lease.keys.iter() {
-                    self.counters.memory.give_back(key, &self.lease.id);
-                }
-            }
-        }
-    }
 }

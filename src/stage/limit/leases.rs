@@ -61,9 +61,14 @@ impl Leases {
         }
     }
 
+    /// It holds these places from now on, whatever it held before.
     pub fn hold(&self, lease: &Lease) {
         let mut held = self.held.lock();
-        held.insert(Arc::clone(&lease.id), Arc::clone(&lease.keys));
+        if lease.keys.is_empty() {
+            held.remove(&lease.id);
+        } else {
+            held.insert(Arc::clone(&lease.id), Arc::clone(&lease.keys));
+        }
     }
 
     /// Also for a lease of which nobody knows whether it was granted.

@@ -1,10 +1,11 @@
 //! The rules of one route, applied to one request.
 
 use super::counter::Charge;
-use super::counters::{Counters, Now, Outcome, Permits, Verdict};
-use super::headers::Headers;
+use super::counters::{Counters, Now, Outcome, Undone, Verdict};
+use super::headers::{Headers, Item, Standing};
+use super::permits::Permits;
 use super::quota::{Level, Quota};
-use super::rule::{Rule, Subject};
+use super::rule::{Rule, Subject, Unit};
 use crate::base::reject::{Reject, RejectKind};
 use crate::store::redis::Unavailable;
 use smallvec::SmallVec;
@@ -25,6 +26,10 @@ pub struct Limits {
 pub struct Decision {
     /// For every answer to it; none when no rule is about it.
     pub headers: Option<Headers>,
+    /// The tightest rule about requests in a period.
+    pub requests: Option<Standing>,
+    /// The tightest rule about tokens.
+    pub tokens: Option<Standing>,
     pub permits: Permits,
     /// Why it is refused, if it is.
     pub reject: Option<Reject>,
@@ -73,51 +78,136 @@ impl Limits {
 
     /// Counts a request under all rules that are about it, or refuses it and counts it under none.
     pub async fn acquire(&self, subject: &Subject<'_>, now: impl FnOnce() -> Now) -> Decision {
+        let about = self.charges(subject);
+        self.decide(about, &Undone::default(), now).await
+    }
+
+    /// Counts a request that was admitted under the rules that tell providers apart as one of another provider,
+    /// and no more as one of the provider before, in one step. If it is refused, all is as it was. Other rules
+    /// are not asked: a request counts once for them.
+    pub async fn move_to_provider(
+        &self,
+        permits: &mut Permits,
+        subject: &Subject<'_>,
+        now: impl FnOnce() -> Now,
+    ) -> Result<(), Reject> {
         let (rules, charges) = self.charges(subject);
-        if rules.is_empty() {
-            return Decision::default();
+        let about = rules.into_iter().zip(charges);
+        let about: (SmallVec<[&Rule; 4]>, SmallVec<[Charge; 4]>) =
+            about.filter(|(rule, _)| rule.is_by_provider()).unzip();
+        if permits.has_counted(&about.1) {
+            return Ok(());
         }
-        let Outcome { levels, verdict } = self.counters.take(&rules, &charges, now()).await;
-        let items = rules.iter().zip(&charges).zip(&levels);
-        let items = items.map(|((rule, charge), level)| (rule.name.as_str(), charge.quota, *level));
-        let mut decision = Decision {
-            headers: Headers::new(items),
-            ..Decision::default()
-        };
-        match verdict {
-            Verdict::Granted(permits) => {
-                for (rule, level) in rules.iter().zip(&levels) {
-                    match level {
-                        Some(_) => rule.metrics.allowed.inc(),
-                        None => rule.metrics.unchecked.inc(),
-                    }
-                }
-                decision.permits = permits;
-            }
-            Verdict::Refused { at, wait, locally } => {
-                decision.reject = Some(reached(rules[at], wait, locally));
-            }
-            Verdict::Unavailable { at } => {
-                let rule = rules[at];
-                rule.metrics.unavailable.inc();
-                decision.reject = Some(Reject {
-                    rule: Some(rule.name.clone()),
-                    retry_after: Some(TRY_AGAIN),
-                    ..RejectKind::LimitsUnavailable.because("redis is gone")
-                });
-            }
+        let decision = self.decide(about, &permits.undone(), now).await;
+        if let Some(reject) = decision.reject {
+            return Err(reject);
         }
-        decision
+        permits.change_provider(decision.permits);
+        Ok(())
     }
 }
 
+/// Rules, and what each of them is charged.
+type About<'a> = (SmallVec<[&'a Rule; 4]>, SmallVec<[Charge; 4]>);
+
 impl Limits {
-    fn charges(&self, subject: &Subject<'_>) -> (SmallVec<[&Rule; 4]>, SmallVec<[Charge; 4]>) {
+    fn charges(&self, subject: &Subject<'_>) -> About<'_> {
         let about = self.rules.iter().filter_map(|rule| {
             let charge = rule.charge(subject)?;
             Some((&**rule, charge))
         });
         about.unzip()
+    }
+
+    async fn decide(
+        &self,
+        (rules, charges): About<'_>,
+        undone: &Undone,
+        now: impl FnOnce() -> Now,
+    ) -> Decision {
+        if rules.is_empty() && undone.is_empty() {
+            return Decision::default();
+        }
+        let too_many = |charge: &Charge| charge.units > charge.quota.at_once();
+        if let Some(at) = charges.iter().position(too_many) {
+            let levels = charges.iter().map(|_| None).collect();
+            let reject = never(rules[at], &charges[at]);
+            return told(&rules, &charges, levels).refused(reject);
+        }
+        let about = (&*rules, &*charges);
+        let Outcome { levels, verdict } = self.counters.exchange(about, undone, now()).await;
+        if let Verdict::Granted(_) = &verdict {
+            for (rule, level) in rules.iter().zip(&levels) {
+                match level {
+                    Some(_) => rule.metrics.allowed.inc(),
+                    None => rule.metrics.unchecked.inc(),
+                }
+            }
+        }
+        let mut decision = told(&rules, &charges, levels);
+        match verdict {
+            Verdict::Granted(permits) => {
+                decision.permits = permits;
+                decision
+            }
+            Verdict::Refused { at, wait, locally } => {
+                decision.refused(reached(rules[at], wait, locally))
+            }
+            Verdict::Unavailable { at } => decision.refused(unavailable(rules[at])),
+        }
+    }
+}
+
+impl Decision {
+    fn refused(self, reject: Reject) -> Self {
+        Self {
+            reject: Some(reject),
+            ..self
+        }
+    }
+}
+
+/// What callers are told of rules to which they stand so.
+fn told(rules: &[&Rule], charges: &[Charge], levels: SmallVec<[Option<Level>; 4]>) -> Decision {
+    let items = rules.iter().zip(charges).zip(levels);
+    let items: SmallVec<[Item<'_>; 4]> = items
+        .map(|((rule, charge), level)| Item {
+            name: &rule.name,
+            unit: rule.unit,
+            quota: charge.quota,
+            level,
+        })
+        .collect();
+    let tightest = |unit| Standing::tightest(unit, items.iter().copied());
+    Decision {
+        headers: Headers::new(items.iter().copied()),
+        requests: tightest(Unit::Requests),
+        tokens: tightest(Unit::Tokens),
+        ..Decision::default()
+    }
+}
+
+/// Waiting would not help.
+fn never(rule: &Rule, charge: &Charge) -> Reject {
+    rule.metrics.refused_locally.inc();
+    let why = format_args!(
+        "rule {}: {} tokens, {} allowed",
+        rule.name,
+        charge.units,
+        charge.quota.at_once()
+    );
+    Reject {
+        rule: Some(rule.name.clone()),
+        ..RejectKind::TooManyTokens.because(why)
+    }
+}
+
+fn unavailable(rule: &Rule) -> Reject {
+    rule.metrics.unavailable.inc();
+    Reject {
+        rule: Some(rule.name.clone()),
+        retry_after: Some(TRY_AGAIN),
+        ..RejectKind::LimitsUnavailable.because("redis is gone")
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is refused until a known time: an attacker then costs Redis nothing.
 //!
-//! Exact: a count can only grow until that time, so whoever asked would be refused as well. Only an operator
-//! can make it smaller, so what is remembered is asked for again after [`MEMORY_MAX`].
+//! Exact where requests are counted: a count can only grow until that time, so whoever asked would be refused as
+//! well. An operator can make it smaller, and so can an answer that cost fewer tokens than was thought: here that
+//! is known at once, at other instances after [`MEMORY_MAX`].
 
 use super::counter::Charge;
 use std::collections::HashMap;
@@ -39,6 +40,8 @@ struct Refusal {
     believed_until: Instant,
     /// A reload may have changed it; then the refusal means nothing.
     limit: u64,
+    /// Who needs fewer may be allowed them.
+    units: u64,
 }
 
 impl Refusals {
@@ -59,6 +62,7 @@ impl Refusals {
                 until,
                 believed_until: until.min(asked + MEMORY_MAX),
                 limit,
+                units: charge.units,
             };
             by_key.insert(charge.key.clone(), refusal);
         }
@@ -81,22 +85,26 @@ impl Refusals {
             let Some(refusal) = known.get(&charge.key).copied() else {
                 continue;
             };
-            if refusal.believed_until > now && refusal.limit == charge.quota.limit() {
+            if refusal.believed_until <= now || refusal.limit != charge.quota.limit() {
+                known.remove(&charge.key);
+            } else if charge.units >= refusal.units {
                 found = Some((at, refusal.until - now));
                 break;
             }
-            known.remove(&charge.key);
         }
         self.count.store(known.len(), Relaxed);
         found
     }
 
-    /// What was remembered of these charges.
-    pub fn forget(&self, charges: &[Charge]) {
+    /// What was remembered of these keys.
+    pub fn forget<'a>(&self, keys: impl Iterator<Item = &'a String>) {
+        if self.count.load(Relaxed) == 0 {
+            return;
+        }
         let mut locked = self.lock();
         let known = &mut locked.by_key;
-        for charge in charges {
-            known.remove(&charge.key);
+        for key in keys {
+            known.remove(key);
         }
         self.count.store(known.len(), Relaxed);
     }
@@ -115,6 +123,8 @@ mod tests {
         Charge {
             key: key.to_owned(),
             quota: Quota::InFlight { limit },
+            units: 1,
+            most: 1,
         }
     }
 
@@ -136,8 +146,20 @@ mod tests {
         assert_eq!(find("a", 5, 5), None, "it is time to ask again");
         assert!(refusals.lock().by_key.is_empty());
         refusals.note(&charge("a", 5), now, Duration::from_secs(10));
-        refusals.forget(&[charge("a", 5)]);
+        refusals.forget([&"a".to_owned()].into_iter());
         assert_eq!(find("a", 5, 1), None);
+    }
+
+    #[test]
+    fn who_needs_less_than_was_refused_is_not_known_to_be_refused() {
+        let (refusals, now) = (Refusals::default(), Instant::now());
+        let tokens = |units| Charge {
+            units,
+            ..charge("a", 100)
+        };
+        let find = |units| refusals.find([tokens(units)].iter(), now).is_some();
+        refusals.note(&tokens(20), now, Duration::from_secs(3));
+        assert_eq!([19, 20, 21].map(find), [false, true, true]);
     }
 
     #[test]

@@ -26,11 +26,30 @@ pub struct Subject<'a> {
     pub route: Option<&'a str>,
     /// The caller's address; IPv6 by its /64, which is what one subscriber holds.
     pub address: Option<IpAddr>,
+    /// What it is thought to cost. 0: it asks no model, and rules about tokens are not about it.
+    pub tokens: u64,
+}
+
+/// What a rule counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Requests,
+    Tokens,
+}
+
+impl Unit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+        }
+    }
 }
 
 /// A rule.
 pub struct Rule {
     pub name: String,
+    pub unit: Unit,
     pub quota: Quota,
     pub without_redis: WithoutRedis,
     pub metrics: Arc<RuleMetrics>,
@@ -45,6 +64,7 @@ impl Rule {
     pub fn build(name: &str, settings: &RuleSettings, metrics: &Arc<Metrics>) -> Option<Self> {
         Some(Self {
             name: name.to_owned(),
+            unit: unit(settings),
             quota: quota(settings)?,
             without_redis: settings.without_redis,
             metrics: metrics.rule(name),
@@ -60,8 +80,18 @@ impl Rule {
         !self.by.is_empty()
     }
 
+    /// Whether another provider is another count.
+    pub fn is_by_provider(&self) -> bool {
+        self.by.contains(&Dimension::Provider)
+    }
+
     /// What this request would be charged; none if the rule is not about it.
     pub fn charge(&self, subject: &Subject<'_>) -> Option<Charge> {
+        let units = match self.unit {
+            Unit::Requests => 1,
+            Unit::Tokens if subject.tokens == 0 => return None,
+            Unit::Tokens => subject.tokens,
+        };
         let mut key = String::with_capacity(self.prefix.len() + 48);
         key.push_str(&self.prefix);
         for dimension in &self.by {
@@ -77,6 +107,8 @@ impl Rule {
         Some(Charge {
             key,
             quota: self.quota_of(subject),
+            units,
+            most: units,
         })
     }
 
@@ -89,11 +121,18 @@ impl Rule {
     }
 }
 
-/// None unless exactly one of `requests` and `in_flight` is given.
+fn unit(settings: &RuleSettings) -> Unit {
+    match settings.tokens {
+        Some(_) => Unit::Tokens,
+        None => Unit::Requests,
+    }
+}
+
+/// None unless exactly one of `requests`, `tokens` and `in_flight` is given.
 pub fn quota(settings: &RuleSettings) -> Option<Quota> {
     let window_ms = settings.per.seconds() * 1_000;
-    match (settings.requests, settings.in_flight) {
-        (Some(limit), None) => Some(match settings.algorithm {
+    match (settings.requests, settings.tokens, settings.in_flight) {
+        (Some(limit), None, None) | (None, Some(limit), None) => Some(match settings.algorithm {
             Algorithm::Gcra => Quota::Gcra {
                 limit,
                 window_ms,
@@ -105,7 +144,7 @@ pub fn quota(settings: &RuleSettings) -> Option<Quota> {
                 sliding: algorithm == Algorithm::SlidingWindow,
             },
         }),
-        (None, Some(limit)) => Some(Quota::InFlight { limit }),
+        (None, None, Some(limit)) => Some(Quota::InFlight { limit }),
         _ => None,
     }
 }
@@ -113,9 +152,9 @@ pub fn quota(settings: &RuleSettings) -> Option<Quota> {
 /// The rule in one line, as `onemind explain` says it.
 pub fn describe(settings: &RuleSettings) -> String {
     let mut text = String::new();
-    if let Some(requests) = settings.requests {
-        let per: Per = settings.per;
-        let _ = write!(text, "{requests} requests a {}", per.name());
+    if let Some(limit) = settings.in_period() {
+        let (unit, per): (_, Per) = (unit(settings).name(), settings.per);
+        let _ = write!(text, "{limit} {unit} a {}", per.name());
     }
     if let Some(in_flight) = settings.in_flight {
         let _ = write!(text, "{in_flight} requests in flight");
@@ -126,7 +165,7 @@ pub fn describe(settings: &RuleSettings) -> String {
     } else {
         let _ = write!(text, " for each {}", by.join(" and "));
     }
-    if settings.requests.is_some() {
+    if settings.in_period().is_some() {
         let _ = write!(text, ", by {}", word(&settings.algorithm));
     }
     if let Some(burst) = settings.burst {
@@ -200,6 +239,7 @@ mod tests {
             model: None,
             route: Some("chat"),
             address: "2001:db8::".parse().ok(),
+            tokens: 0,
         }
     }
 
@@ -271,6 +311,27 @@ mod tests {
         assert_eq!(limit(Some("bob"), Some("pro")), 5);
         assert_eq!(limit(Some("bob"), Some("free")), 1);
         assert_eq!(limit(None, None), 1);
+    }
+
+    #[test]
+    fn a_rule_about_tokens_is_about_requests_that_cost_some() {
+        let settings = RuleSettings {
+            tokens: Some(1_000),
+            ..RuleSettings::default()
+        };
+        let rule = rule(&settings);
+        let units = |tokens| {
+            let subject = Subject {
+                tokens,
+                ..subject(None, None)
+            };
+            rule.charge(&subject).map(|charge| charge.units)
+        };
+        assert_eq!((units(0), units(17)), (None, Some(17)));
+        assert_eq!(
+            describe(&settings),
+            "1000 tokens a minute of all callers together, by sliding_window; without Redis: local"
+        );
     }
 
     #[test]

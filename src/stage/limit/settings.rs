@@ -5,10 +5,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The largest quota of a window: the arithmetic of a script in Redis is exact up to there.
+/// The largest quota of requests.
 pub const QUOTA_MAX: u64 = 10_000_000;
 
-/// How many requests a caller may make.
+/// The largest quota of tokens: the arithmetic of a script in Redis is exact up to there, and far beyond.
+pub const TOKENS_MAX: u64 = 1_000_000_000;
+
+/// How much a caller may ask for.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
@@ -61,7 +64,8 @@ fn standard() -> BTreeMap<String, RuleSettings> {
     ])
 }
 
-/// One rule: so many requests in a period, or so many at once. A refused request counts for no rule.
+/// One rule: so many requests or tokens in a period, or so many requests at once. A refused request counts for
+/// no rule.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuleSettings {
@@ -69,17 +73,20 @@ pub struct RuleSettings {
     /// lacks one of these is not counted; but while its user is not known, its address stands for `user`.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub by: OneOrMany<Dimension>,
-    /// Requests in each period. Give exactly one of `requests` and `in_flight`.
+    /// Requests in each period. Give exactly one of `requests`, `tokens` and `in_flight`.
     pub requests: Option<u64>,
+    /// Tokens of models in each period. A request counts for what it is thought to cost when it comes, and for
+    /// what it did cost once its answer has said so; later requests wait for what was more.
+    pub tokens: Option<u64>,
     /// The period. Default `minute`.
     pub per: Per,
     /// Requests at once, open `WebSockets` included.
     pub in_flight: Option<u64>,
     /// How a period is counted. Default `sliding_window`.
     pub algorithm: Algorithm,
-    /// With `gcra`: requests that may come at once. Default: as many as `requests`.
+    /// With `gcra`: requests or tokens that may come at once. Default: the whole quota.
     pub burst: Option<u64>,
-    /// For these users, this many instead of `requests` or `in_flight`.
+    /// For these users, this many instead of `requests`, `tokens` or `in_flight`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub users: BTreeMap<String, u64>,
     /// For users of these plans, this many instead, unless `users` names them.
@@ -93,6 +100,11 @@ pub struct RuleSettings {
 }
 
 impl RuleSettings {
+    /// What is counted in a period, requests or tokens; none for a rule about requests in flight.
+    pub fn in_period(&self) -> Option<u64> {
+        self.requests.or(self.tokens)
+    }
+
     /// What its keys begin with.
     pub fn prefix(&self, name: &str) -> String {
         match &self.prefix {
@@ -157,8 +169,8 @@ impl Per {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
-    /// This period's count and, of the period before, the share that is less than one period ago: no
-    /// burst of twice the quota where two periods meet.
+    /// What was counted less than one period ago, to 1/600 of it: no stretch of time as long as the period
+    /// ever holds more than the quota.
     #[default]
     SlidingWindow,
     /// This period's count alone: up to twice the quota where two periods meet.

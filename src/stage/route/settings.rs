@@ -41,8 +41,11 @@ pub struct Settings {
     /// Which pages of other origins may call, as browsers ask (CORS). Absent: the endpoint's business.
     pub cors: Option<CorsSettings>,
 
-    /// Forward to this pool. Give exactly one of `pool`, `redirect`, `respond`.
+    /// Forward to this pool. Give exactly one of `pool`, `ai`, `redirect`, `respond`.
     pub pool: Option<String>,
+    /// Answer by models of `providers`. The paths are those that the SDKs of `OpenAI`, Anthropic and Gemini call:
+    /// `/v1/*` and `/v1beta/*`.
+    pub ai: Option<Ai>,
     /// Answer with a redirect.
     pub redirect: Option<Redirect>,
     /// Answer with a fixed response.
@@ -61,8 +64,8 @@ pub struct Settings {
     pub response_headers: HeaderRules,
     /// Time limits.
     pub timeouts: Timeouts,
-    /// The largest request body taken (413 beyond it). Default `16MiB`.
-    pub body_max: Bytes,
+    /// The largest request body taken (413 beyond it). Default `16MiB`; with `ai`, `20MiB`.
+    pub body_max: Option<Bytes>,
     /// Rules of `limits` that requests through this route are counted by. Absent: all of them if the route
     /// forwards, none otherwise. Empty: none.
     pub limits: Option<OneOrMany<String>>,
@@ -82,6 +85,7 @@ impl Default for Settings {
             allow: Allow::default(),
             cors: None,
             pool: None,
+            ai: None,
             redirect: None,
             respond: None,
             strip_prefix: None,
@@ -90,10 +94,38 @@ impl Default for Settings {
             request_headers: HeaderRules::default(),
             response_headers: HeaderRules::default(),
             timeouts: Timeouts::default(),
-            body_max: Bytes::mib(16),
+            body_max: None,
             limits: None,
             websocket: WebSocket::default(),
         }
+    }
+}
+
+impl Settings {
+    /// The largest request body taken, in bytes.
+    pub fn body_max(&self) -> Bytes {
+        let usual = if self.ai.is_some() { 20 } else { 16 };
+        self.body_max.unwrap_or(Bytes::mib(usual))
+    }
+}
+
+/// Models behind a route.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ai {
+    /// Names under `models` that may be asked for here. Empty: all of them.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub models: OneOrMany<String>,
+    /// The model of a call that names none, as callers would name it. Absent: such a call is refused.
+    pub default: Option<String>,
+    /// Whether `provider/model` may be asked for, for any provider. Absent: yes, unless `models` names some.
+    pub direct: Option<bool>,
+}
+
+impl Ai {
+    /// Whether `provider/model` may be asked for.
+    pub fn takes_direct(&self) -> bool {
+        self.direct.unwrap_or(self.models.is_empty())
     }
 }
 

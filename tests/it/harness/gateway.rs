@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What placeholders stand for: `("app", &upstream)` for `{{app}}`.
@@ -186,6 +186,27 @@ impl Gateway {
 
     pub fn pid(&self) -> u32 {
         self.child.lock().unwrap().id()
+    }
+
+    /// Processor time that the process has used, in ticks of 10 ms (proc(5): utime and stime).
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let (_, after_name) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// Waits until the process does nothing, and tells how long that took.
+    pub async fn rests(&self) -> Duration {
+        let started = Instant::now();
+        let mut before = self.cpu_ticks();
+        eventually("the processor to be idle", async || {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let now = self.cpu_ticks();
+            let used = now - std::mem::replace(&mut before, now);
+            (used <= 1).then(|| started.elapsed())
+        })
+        .await
     }
 
     pub(super) fn sent(&self) -> Arc<AtomicU64> {

@@ -7,6 +7,7 @@ mod client_h2;
 mod gateway;
 mod load;
 mod ports;
+mod provider;
 mod redis;
 mod redis_cluster;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use client_h2::ClientH2;
 pub use gateway::{Gateway, app, finish, runs};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
+pub use provider::{Asked, Fault, PROVIDER_KEY, Provider, Trouble};
 pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use reply::{Reply, Seen};

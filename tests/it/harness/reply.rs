@@ -65,6 +65,8 @@ pub enum Act {
     Reset,
     /// Say nothing more, but keep the connection.
     Silence,
+    /// The same bytes, for as long as they are taken.
+    Repeat(Bytes),
     /// Answer the handshake, tell the name given here, then echo every message.
     Echo(String),
 }
@@ -150,6 +152,10 @@ impl Reply {
         self.then(Act::Silence)
     }
 
+    pub fn repeat(self, bytes: impl Into<Bytes>) -> Self {
+        self.then(Act::Repeat(bytes.into()))
+    }
+
     /// First this long of nothing, then the reply.
     pub fn late(period: Duration, reply: Self) -> Self {
         let mut acts = vec![Act::Wait(period)];
@@ -170,7 +176,7 @@ impl Reply {
     }
 }
 
-fn head(status: u16, headers: &[(&str, &str)]) -> String {
+pub(super) fn head(status: u16, headers: &[(&str, &str)]) -> String {
     let mut head = format!("HTTP/1.1 {status} Scripted\r\n");
     for (name, value) in headers {
         let _ = write!(head, "{name}: {value}\r\n");
@@ -178,7 +184,8 @@ fn head(status: u16, headers: &[(&str, &str)]) -> String {
     head
 }
 
-fn chunk_of(part: &[u8]) -> Bytes {
+/// One chunk of a chunked body.
+pub(super) fn chunk_of(part: &[u8]) -> Bytes {
     let mut chunk = format!("{:x}\r\n", part.len()).into_bytes();
     chunk.extend_from_slice(part);
     chunk.extend_from_slice(b"\r\n");

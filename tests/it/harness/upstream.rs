@@ -388,6 +388,10 @@ impl Connection {
                     let _ = self.wire().until_end(&mut |_| {}).await;
                     return false;
                 }
+                Act::Repeat(bytes) => {
+                    while self.wire().send(&bytes).await.is_ok() {}
+                    return false;
+                }
                 Act::Echo(name) => {
                     self.echo(&name).await;
                     return false;

@@ -90,6 +90,11 @@ impl Wire {
         }
     }
 
+    /// Waits until the peer closes or breaks off; what it sends meanwhile is kept for later.
+    pub async fn closed(&mut self) {
+        while self.fill().await.is_ok_and(|read| read > 0) {}
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.io.write_all(bytes).await?;
         self.io.flush().await

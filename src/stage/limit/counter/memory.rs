@@ -1,15 +1,21 @@
 //! Counts in this process: exact for one instance, and the stand-in while Redis is gone.
 //!
 //! Invariant: at most [`KEYS_MAX`] counts are kept, however many callers there are, and finding those that
-//! mean nothing any more takes no request longer than a look at each of them once a second.
+//! mean nothing any more takes no request longer than a look at each of them once a second. Counts of windows
+//! that slide hold [`BUCKETS_MAX`] buckets together, and one each.
 
-use super::{Charge, Levels, Taken};
-use crate::stage::limit::quota::{Counts, Gcra, Level, Quota, Window, in_flight};
+use super::{Change, Charge, Correction, Levels, Mark, Taken};
+use crate::stage::limit::quota::{Gcra, Level, Quota, fixed, in_flight};
+use crate::stage::limit::sliding::{Sliding, Span};
+use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// About 20 MiB of counts. While there are so many, new callers are not counted.
 const KEYS_MAX: usize = 1 << 17;
+
+/// At most 64 MiB, half of it in reserve. While there are so many, counts get coarser and allow no more.
+const BUCKETS_MAX: usize = 1 << 21;
 
 /// Fewer counts are not worth looking for those that mean nothing any more.
 const SWEEP_KEYS_MIN: usize = 1 << 12;
@@ -29,6 +35,9 @@ pub struct Memory {
 #[derive(Debug)]
 struct Kept {
     by_key: HashMap<String, Count>,
+    /// Of all windows that slide.
+    buckets: usize,
+    buckets_max: usize,
     /// Sweep when there are so many.
     sweep_at: usize,
     /// And not before, however many there are.
@@ -39,11 +48,15 @@ struct Kept {
 /// What is counted under one key.
 #[derive(Debug)]
 enum Count {
-    Window {
+    Sliding {
+        window_ms: u64,
+        queue: Sliding,
+    },
+    Fixed {
         window_ms: u64,
         /// Number of the window since 1970.
         index: u64,
-        counts: Counts,
+        count: u64,
     },
     Tat(u64),
     Held(Vec<Lease>),
@@ -66,6 +79,8 @@ impl Memory {
         Self {
             counts: Mutex::new(Kept {
                 by_key: HashMap::new(),
+                buckets: 0,
+                buckets_max: BUCKETS_MAX,
                 sweep_at: SWEEP_KEYS_MIN.min(keys_max),
                 next_sweep_us: 0,
                 uncounted: 0,
@@ -80,16 +95,23 @@ impl Memory {
         let mut kept = self.lock();
         let mut levels = kept.levels(charges, now_us);
         let granted = levels.iter().all(|level| level.allows);
+        let mut marks = SmallVec::new();
         if granted {
             kept.sweep(self.keys_max, now_us);
             for (charge, level) in charges.iter().zip(&mut levels) {
+                let mut mark = Mark::default();
                 if kept.has_room_for(&charge.key, self.keys_max) {
-                    kept.add(charge, (lease, self.lease_ms), now_us);
-                    level.remaining -= 1;
+                    mark = kept.add(charge, (lease, self.lease_ms), now_us);
+                    level.remaining -= charge.units;
                 }
+                marks.push(mark);
             }
         }
-        Taken { granted, levels }
+        Taken {
+            granted,
+            levels,
+            marks,
+        }
     }
 
     /// How these charges stand; nothing is counted.
@@ -97,12 +119,36 @@ impl Memory {
         self.lock().levels(charges, now_us)
     }
 
+    /// Counts what a charge turns out to have been.
+    pub fn correct(&self, correction: &Correction, now_us: u64) {
+        let mut kept = self.lock();
+        match correction.what {
+            Change::More(units) => {
+                if kept.has_room_for(&correction.key, self.keys_max) {
+                    let charge = Charge {
+                        key: correction.key.clone(),
+                        quota: correction.quota,
+                        units,
+                        most: units,
+                    };
+                    kept.add(&charge, ("", 0), now_us);
+                }
+            }
+            Change::Less(units, mark) => {
+                if let Some(count) = kept.by_key.get_mut(&correction.key) {
+                    count.lessen(correction.quota, (units, mark), now_us);
+                }
+            }
+        }
+    }
+
     /// Forgets what was counted, but for places in flight.
     pub fn reset(&self, charges: &[Charge]) {
         let mut kept = self.lock();
         for charge in charges {
             if !matches!(charge.quota, Quota::InFlight { .. }) {
-                kept.by_key.remove(&charge.key);
+                let forgotten = kept.by_key.remove(&charge.key);
+                kept.buckets -= forgotten.map_or(0, |count| count.buckets());
             }
         }
     }
@@ -130,43 +176,74 @@ impl Memory {
 }
 
 impl Kept {
-    fn levels(&self, charges: &[Charge], now_us: u64) -> Levels {
+    fn levels(&mut self, charges: &[Charge], now_us: u64) -> Levels {
         let levels = charges.iter().map(|charge| {
-            let count = self.by_key.get(&charge.key);
-            level(count, charge.quota, now_us)
+            let count = self.by_key.get_mut(&charge.key);
+            let before = count.as_ref().map_or(0, |count| count.buckets());
+            let (level, after) = level(count, charge, now_us);
+            self.buckets = self.buckets + after - before;
+            level
         });
         levels.collect()
     }
 
-    fn add(&mut self, charge: &Charge, lease: (&str, u64), now_us: u64) {
-        let before = self.by_key.get(&charge.key);
-        let millis = now_us / 1_000;
-        let after = match charge.quota {
-            Quota::Window { window_ms, .. } => {
-                let mut counts = counts_at(before, window_ms, millis);
-                counts.current += 1;
-                Count::Window {
-                    window_ms,
-                    index: millis / window_ms,
-                    counts,
-                }
-            }
-            Quota::Gcra {
-                limit,
-                window_ms,
-                burst,
-            } => {
-                let gcra = Gcra::new(limit, window_ms, burst);
-                Count::Tat(gcra.count(tat_of(before), now_us))
-            }
-            Quota::InFlight { .. } => {
-                return self.hold(&charge.key, lease, millis);
-            }
+    fn add(&mut self, charge: &Charge, lease: (&str, u64), now_us: u64) -> Mark {
+        let (units, millis) = (charge.units, now_us / 1_000);
+        let mut mark = Mark {
+            units,
+            ..Mark::default()
         };
-        match self.by_key.get_mut(&charge.key) {
-            Some(count) => *count = after,
-            None => drop(self.by_key.insert(charge.key.clone(), after)),
+        if matches!(charge.quota, Quota::InFlight { .. }) {
+            self.hold(&charge.key, lease, millis);
+            return mark;
         }
+        let grow = self.buckets < self.buckets_max;
+        let count = self.count_for(charge);
+        let before = count.buckets();
+        match (count, charge.quota) {
+            (Count::Sliding { window_ms, queue }, _) => {
+                let span = Span {
+                    window_ms: *window_ms,
+                    now_ms: millis,
+                };
+                (mark.bucket, mark.index) =
+                    (queue.count(span, units, 0, grow), millis / *window_ms);
+                let after = queue.kept();
+                self.buckets = self.buckets + after - before;
+            }
+            (
+                Count::Fixed {
+                    window_ms,
+                    index,
+                    count,
+                },
+                _,
+            ) => {
+                mark.index = millis / *window_ms;
+                let before = if *index == mark.index { *count } else { 0 };
+                (*index, *count) = (mark.index, before + units);
+            }
+            (Count::Tat(tat), quota) => *tat = moved(quota, *tat, now_us, signed(units)),
+            (Count::Held(_), _) => {}
+        }
+        mark
+    }
+
+    /// What is counted under the key of a charge, begun anew if it is of another kind: from before a reload.
+    fn count_for(&mut self, charge: &Charge) -> &mut Count {
+        let quota = charge.quota;
+        if !self.by_key.contains_key(&charge.key) {
+            self.by_key.insert(charge.key.clone(), Count::new(quota));
+        }
+        let count = self
+            .by_key
+            .get_mut(&charge.key)
+            .expect("it was inserted above");
+        if !count.is_of(quota) {
+            self.buckets -= count.buckets();
+            *count = Count::new(quota);
+        }
+        count
     }
 
     fn hold(&mut self, key: &str, (id, lease_ms): (&str, u64), millis: u64) {
@@ -194,6 +271,7 @@ impl Kept {
     fn sweep(&mut self, keys_max: usize, now_us: u64) {
         if self.by_key.len() >= self.sweep_at && now_us >= self.next_sweep_us {
             self.by_key.retain(|_, count| count.matters(now_us));
+            self.buckets = self.by_key.values().map(Count::buckets).sum();
             let twice = (self.by_key.len() * 2).max(SWEEP_KEYS_MIN);
             self.sweep_at = twice.min(keys_max);
             self.next_sweep_us = now_us + SWEEP_PERIOD_US;
@@ -202,42 +280,125 @@ impl Kept {
 }
 
 impl Count {
+    fn new(quota: Quota) -> Self {
+        match quota {
+            Quota::Window {
+                window_ms,
+                sliding: true,
+                ..
+            } => Self::Sliding {
+                window_ms,
+                queue: Sliding::default(),
+            },
+            Quota::Window { window_ms, .. } => Self::Fixed {
+                window_ms,
+                index: 0,
+                count: 0,
+            },
+            Quota::Gcra { .. } => Self::Tat(0),
+            Quota::InFlight { .. } => Self::Held(Vec::new()),
+        }
+    }
+
+    fn is_of(&self, quota: Quota) -> bool {
+        match (self, quota) {
+            (
+                Self::Sliding { window_ms: own, .. },
+                Quota::Window {
+                    window_ms, sliding, ..
+                },
+            ) => sliding && *own == window_ms,
+            (
+                Self::Fixed { window_ms: own, .. },
+                Quota::Window {
+                    window_ms, sliding, ..
+                },
+            ) => !sliding && *own == window_ms,
+            (Self::Tat(_), Quota::Gcra { .. }) | (Self::Held(_), Quota::InFlight { .. }) => true,
+            _ => false,
+        }
+    }
+
+    fn buckets(&self) -> usize {
+        match self {
+            Self::Sliding { queue, .. } => queue.kept(),
+            _ => 0,
+        }
+    }
+
     fn matters(&self, now_us: u64) -> bool {
         let millis = now_us / 1_000;
         match self {
-            Self::Window {
+            Self::Sliding { window_ms, queue } => queue.matters(Span {
+                window_ms: *window_ms,
+                now_ms: millis,
+            }),
+            Self::Fixed {
                 window_ms, index, ..
-            } => millis / window_ms <= index + 1,
+            } => millis / window_ms <= *index,
             Self::Tat(tat) => *tat > now_us,
             Self::Held(leases) => leases.iter().any(|lease| lease.expires_ms > millis),
         }
     }
+
+    /// Gives back units where they were counted.
+    fn lessen(&mut self, quota: Quota, (units, mark): (u64, Mark), now_us: u64) {
+        match self {
+            _ if !self.is_of(quota) => {}
+            Self::Sliding { queue, .. } => queue.give_back(mark.bucket, units),
+            Self::Fixed { index, count, .. } => {
+                if *index == mark.index {
+                    *count = count.saturating_sub(units);
+                }
+            }
+            Self::Tat(tat) => *tat = moved(quota, *tat, now_us, -signed(units)),
+            Self::Held(_) => {}
+        }
+    }
 }
 
-fn level(count: Option<&Count>, quota: Quota, now_us: u64) -> Level {
-    let millis = now_us / 1_000;
-    match quota {
+/// How a charge stands, and how many buckets its count has then. A count of another kind is from before a
+/// reload, and counts for nothing.
+fn level(count: Option<&mut Count>, charge: &Charge, now_us: u64) -> (Level, usize) {
+    let (millis, units) = (now_us / 1_000, charge.units);
+    let buckets = count.as_ref().map_or(0, |count| count.buckets());
+    let count = count.filter(|count| count.is_of(charge.quota));
+    let level = match charge.quota {
         Quota::Window {
             limit,
             window_ms,
-            sliding,
+            sliding: true,
         } => {
-            let mut counts = counts_at(count, window_ms, millis);
-            if !sliding {
-                counts.previous = 0;
-            }
-            let window = Window {
-                limit,
+            let span = Span {
                 window_ms,
-                elapsed_ms: millis % window_ms,
+                now_ms: millis,
             };
-            window.level(counts, sliding)
+            if let Some(Count::Sliding { queue, .. }) = count {
+                let level = queue.level(limit, span, units);
+                return (level, queue.kept());
+            }
+            Sliding::default().level(limit, span, units)
+        }
+        Quota::Window {
+            limit, window_ms, ..
+        } => {
+            let counted = match count {
+                Some(Count::Fixed { index, count, .. }) if *index == millis / window_ms => *count,
+                _ => 0,
+            };
+            fixed(limit, (window_ms, millis % window_ms), counted, units)
         }
         Quota::Gcra {
             limit,
             window_ms,
             burst,
-        } => Gcra::new(limit, window_ms, burst).level(tat_of(count), now_us),
+        } => {
+            let tat = match count {
+                Some(Count::Tat(tat)) => *tat,
+                _ => 0,
+            };
+            Gcra::new(limit, window_ms, burst).level(tat, now_us, units)
+        }
         Quota::InFlight { limit } => {
             let held = match count {
                 Some(Count::Held(leases)) => leases
@@ -248,37 +409,24 @@ fn level(count: Option<&Count>, quota: Quota, now_us: u64) -> Level {
             };
             in_flight(limit, held as u64)
         }
-    }
-}
-
-/// What was counted, as seen from the window that it is now. A count of another kind is from before a
-/// reload, and counts for nothing.
-fn counts_at(count: Option<&Count>, window_ms: u64, millis: u64) -> Counts {
-    let Some(Count::Window {
-        window_ms: counted_ms,
-        index,
-        counts,
-    }) = count
-    else {
-        return Counts::default();
     };
-    let here = millis / window_ms;
-    match *index {
-        _ if *counted_ms != window_ms => Counts::default(),
-        index if index == here => *counts,
-        index if index + 1 == here => Counts {
-            current: 0,
-            previous: counts.current,
-        },
-        _ => Counts::default(),
+    (level, buckets)
+}
+
+/// A `tat` with so many more units, or fewer.
+fn moved(quota: Quota, tat: u64, now_us: u64, units: i64) -> u64 {
+    match quota {
+        Quota::Gcra {
+            limit,
+            window_ms,
+            burst,
+        } => Gcra::new(limit, window_ms, burst).count(tat, now_us, units),
+        _ => tat,
     }
 }
 
-fn tat_of(count: Option<&Count>) -> u64 {
-    match count {
-        Some(Count::Tat(tat)) => *tat,
-        _ => 0,
-    }
+fn signed(units: u64) -> i64 {
+    i64::try_from(units).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -290,6 +438,8 @@ mod tests {
         Charge {
             key: key.to_owned(),
             quota,
+            units: 1,
+            most: 1,
         }
     }
 
@@ -346,5 +496,34 @@ mod tests {
         assert!(ask(5_000, 120_000_000));
         assert_eq!(memory.lock().by_key.len(), 1);
         assert_eq!(memory.uncounted(), 900);
+    }
+
+    #[test]
+    fn no_number_of_callers_keeps_more_buckets_than_there_is_room_for() {
+        let memory = Memory::new(100, 0);
+        memory.lock().buckets_max = 10;
+        let ask = |key, at_ms: u64| {
+            memory
+                .take(&[per_minute(key, 5)], "x", at_ms * 1_000)
+                .granted
+        };
+        for at in 0..5 {
+            assert!(["a", "b", "c"].iter().all(|key| ask(key, at * 1_000)));
+        }
+        // Ten, and those of a key that had none.
+        assert!(ask("d", 5_000));
+        assert_eq!(memory.lock().buckets, 11);
+        assert!(!ask("a", 59_000), "and nobody is allowed more");
+        assert!(ask("a", 64_100), "what was counted coarsely leaves late");
+        // What is forgotten makes room.
+        memory.reset(&[per_minute("b", 5), per_minute("none", 5)]);
+        assert!(memory.lock().buckets < 11);
+        let kept = memory
+            .lock()
+            .by_key
+            .values()
+            .map(Count::buckets)
+            .sum::<usize>();
+        assert_eq!(memory.lock().buckets, kept);
     }
 }

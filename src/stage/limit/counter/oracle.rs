@@ -3,11 +3,12 @@
 
 use super::memory::Memory;
 use super::redis::Shared;
-use super::{Charge, Taken};
+use super::{Change, Charge, Correction, Mark, Taken};
 use crate::base::secret::Secret;
 use crate::base::units::Period;
 use crate::observe::metrics::Metrics;
 use crate::stage::limit::quota::{LEASE_MS, Quota};
+use crate::stage::limit::sliding::bucket_ms;
 use crate::store::redis::{Redis, Settings};
 use crate::store::server::RedisServer;
 use proptest::prelude::*;
@@ -20,42 +21,51 @@ const CLOCK: &str = "{ ARGV[#ARGV - 1], ARGV[#ARGV] }";
 /// Some minute, begun 12 s ago: windows are not to begin with the test.
 const START_US: u64 = 1_700_000_052_000_000;
 
-/// One request: how long after the one before, and which rules are about it. Or a place given back.
+/// One request: how long after the one before, which rules are about it, and how many units it takes of each.
+/// Or what one turns out to have taken, or a place given back.
 #[derive(Debug, Clone)]
 enum Step {
-    Take { after_us: u64, rules: Vec<usize> },
-    GiveBack { which: usize },
+    Take {
+        after_us: u64,
+        rules: Vec<usize>,
+        units: u64,
+    },
+    Settle {
+        which: usize,
+        units: u64,
+    },
+    GiveBack {
+        which: usize,
+    },
 }
 
-/// Every request that was granted, with nothing added up.
+/// A log of all that was granted, with nothing added up.
 #[derive(Default)]
 struct Model {
-    granted: Vec<(usize, u64)>,
+    /// Rule, microseconds, units; those given back below 0.
+    log: Vec<(usize, u64, i64)>,
     held: Vec<(usize, u64, String)>,
 }
 
 impl Model {
-    fn allows(&self, rule: usize, quota: Quota, now: u64) -> bool {
-        let times = self.granted.iter().filter(|(of, _)| *of == rule);
-        let times = times.map(|(_, at)| *at);
+    fn allows(&self, rule: usize, quota: Quota, now: u64, units: u64) -> bool {
+        let log = self.log.iter().filter(|(of, ..)| *of == rule);
         match quota {
             Quota::Window {
                 limit,
                 window_ms,
                 sliding,
             } => {
-                let (width, limit) = (u128::from(window_ms), u128::from(limit));
-                let window_of = |at: u64| at / 1_000 / window_ms;
-                let (here, passed) = (window_of(now), u128::from(now / 1_000 % window_ms));
-                let now = times.clone().filter(|at| window_of(*at) == here).count() as u128;
-                let before = times.filter(|at| window_of(*at) + 1 == here).count() as u128;
-                // now + 1 + before x (1 - passed / width) <= limit
-                let weighed = if sliding {
-                    before * (width - passed)
+                let width = if sliding {
+                    bucket_ms(window_ms)
                 } else {
-                    0
+                    window_ms
                 };
-                (now + 1) * width + weighed <= limit * width
+                let back = if sliding { window_ms / width } else { 0 };
+                let number = |at: u64| at / 1_000 / width;
+                let counts = log.filter(|(_, at, _)| number(*at) + back >= number(now));
+                counts.map(|(.., units)| units).sum::<i64>() + units.cast_signed()
+                    <= limit.cast_signed()
             }
             Quota::Gcra {
                 limit,
@@ -63,17 +73,47 @@ impl Model {
                 burst,
             } => {
                 let every = (window_ms * 1_000).div_ceil(limit);
-                let due = times.fold(0, |due: u64, at| due.max(at) + every);
-                due.max(now) + every <= now + burst * every
+                let due = log.fold(0, |due: u64, (_, at, units)| {
+                    due.max(*at)
+                        .saturating_add_signed(units * every.cast_signed())
+                });
+                due.max(now) + units * every <= now + burst * every
             }
             Quota::InFlight { limit } => {
-                let held = self
-                    .held
-                    .iter()
-                    .filter(|(of, at, _)| *of == rule && at / 1_000 + LEASE_MS > now / 1_000);
+                let held = self.held.iter().filter(|(of, ..)| *of == rule);
+                let held = held.filter(|(_, at, _)| at / 1_000 + LEASE_MS > now / 1_000);
                 (held.count() as u64) < limit
             }
         }
+    }
+}
+
+/// What was granted under one rule, and may be settled once.
+struct Grant {
+    rule: usize,
+    at: u64,
+    units: u64,
+    mark: Mark,
+    settled: bool,
+}
+
+/// Whatever was settled later: no stretch of time as long as a window that slides holds more grants than its
+/// limit.
+fn hold_to_the_limit(quotas: &[Quota], grants: &[Grant]) {
+    for from in grants {
+        let Quota::Window {
+            limit,
+            window_ms,
+            sliding: true,
+        } = quotas[from.rule]
+        else {
+            continue;
+        };
+        let within = |grant: &&Grant| {
+            grant.rule == from.rule && (from.at..from.at + window_ms * 1_000).contains(&grant.at)
+        };
+        let held: u64 = grants.iter().filter(within).map(|grant| grant.units).sum();
+        assert!(held <= limit, "{held} of {limit} in {window_ms} ms");
     }
 }
 
@@ -105,9 +145,12 @@ fn step(rules: usize) -> impl Strategy<Value = Step> {
     ];
     let about = proptest::collection::hash_set(0..rules, 1..=rules);
     prop_oneof![
-        8 => (after_us, about).prop_map(|(after_us, rules)| Step::Take {
-            after_us, rules: rules.into_iter().collect(),
-        }),
+        12 => (after_us, about, prop_oneof![3 => Just(1u64), 1 => 1u64..9])
+            .prop_map(|(after_us, rules, units)| {
+                let rules = rules.into_iter().collect();
+                Step::Take { after_us, rules, units }
+            }),
+        2 => (0usize..30, 0u64..12).prop_map(|(which, units)| Step::Settle { which, units }),
         1 => (0usize..8).prop_map(|which| Step::GiveBack { which }),
     ]
 }
@@ -119,58 +162,140 @@ fn case() -> impl Strategy<Value = (Vec<Quota>, Vec<Step>)> {
     })
 }
 
-fn agree(shared: &Shared, quotas: &[Quota], steps: &[Step], ask: &dyn Fn(Asked<'_>) -> Taken) {
-    static CASES: AtomicU32 = AtomicU32::new(0);
-    let case = CASES.fetch_add(1, Relaxed);
-    let (memory, mut model) = (Memory::new(1_000, LEASE_MS), Model::default());
-    let mut now = START_US;
-    for (nth, step) in steps.iter().enumerate() {
-        let (after_us, rules) = match step {
-            Step::Take { after_us, rules } => (after_us, rules),
-            Step::GiveBack { which } => {
-                if !model.held.is_empty() {
-                    let place = model.held.remove(which % model.held.len());
-                    let key = format!("{case}:{}", place.0);
-                    memory.give_back(&key, &place.2);
-                    ask(Asked::GiveBack(shared, (key, place.2)));
-                }
-                continue;
+/// One case: the memory counter, the one in Redis, and the model, over the same steps.
+struct Run<'a> {
+    case: u32,
+    quotas: &'a [Quota],
+    memory: Memory,
+    model: Model,
+    grants: Vec<Grant>,
+    now: u64,
+    ask: &'a dyn Fn(Asked<'_>) -> Taken,
+}
+
+impl Run<'_> {
+    fn key(&self, rule: usize) -> String {
+        format!("{}:{rule}", self.case)
+    }
+
+    fn step(&mut self, nth: usize, step: &Step) {
+        match step {
+            Step::Take {
+                after_us,
+                rules,
+                units,
+            } => {
+                self.now += after_us;
+                self.take(nth, rules, *units);
             }
+            Step::Settle { which, units } => self.settle(*which, *units),
+            Step::GiveBack { which } => {
+                if !self.model.held.is_empty() {
+                    let which = which % self.model.held.len();
+                    let (rule, _, lease) = self.model.held.remove(which);
+                    let key = self.key(rule);
+                    self.memory.give_back(&key, &lease);
+                    (self.ask)(Asked::GiveBack((key, lease)));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, nth: usize, rules: &[usize], units: u64) {
+        let now = self.now;
+        let units_of = |rule: usize| match self.quotas[rule] {
+            Quota::InFlight { .. } => 1,
+            _ => units,
         };
-        now += after_us;
         let charges: Vec<Charge> = rules
             .iter()
             .map(|rule| Charge {
-                key: format!("{case}:{rule}"),
-                quota: quotas[*rule],
+                key: self.key(*rule),
+                quota: self.quotas[*rule],
+                units: units_of(*rule),
+                most: units_of(*rule),
             })
             .collect();
         let lease = format!("lease {nth}");
-        let allowed: Vec<bool> = rules
-            .iter()
-            .map(|rule| model.allows(*rule, quotas[*rule], now))
-            .collect();
-        let here = memory.take(&charges, &lease, now);
-        let there = ask(Asked::Take(shared, &charges, &lease, now));
+        let allows = |rule: &usize| {
+            let units = units_of(*rule);
+            self.model.allows(*rule, self.quotas[*rule], now, units)
+        };
+        let allowed: Vec<bool> = rules.iter().map(allows).collect();
+        let here = self.memory.take(&charges, &lease, now);
+        let there = (self.ask)(Asked::Take(&charges, &lease, now));
         let told: Vec<bool> = here.levels.iter().map(|level| level.allows).collect();
         assert_eq!(here, there, "memory and Redis, step {nth} of {charges:?}");
         assert_eq!(told, allowed, "memory and model, step {nth} of {charges:?}");
         assert_eq!(here.granted, allowed.iter().all(|allows| *allows));
-        if here.granted {
-            model.granted.extend(rules.iter().map(|rule| (*rule, now)));
-            let held = rules
-                .iter()
-                .filter(|rule| matches!(quotas[**rule], Quota::InFlight { .. }));
-            model
-                .held
-                .extend(held.map(|rule| (*rule, now, lease.clone())));
+        if !here.granted {
+            return;
         }
+        for (rule, mark) in rules.iter().zip(here.marks) {
+            if matches!(self.quotas[*rule], Quota::InFlight { .. }) {
+                self.model.held.push((*rule, now, lease.clone()));
+                continue;
+            }
+            self.model.log.push((*rule, now, units.cast_signed()));
+            self.grants.push(Grant {
+                rule: *rule,
+                at: now,
+                units,
+                mark,
+                settled: false,
+            });
+        }
+    }
+
+    fn settle(&mut self, which: usize, units: u64) {
+        let now = self.now;
+        let latest = self.grants.iter_mut().rev().nth(which);
+        let Some(grant) = latest.filter(|grant| !grant.settled) else {
+            return;
+        };
+        grant.settled = true;
+        let what = match units.checked_sub(grant.units) {
+            Some(0) => return,
+            Some(more) => Change::More(more),
+            None => Change::Less(grant.units - units, grant.mark),
+        };
+        let quota = self.quotas[grant.rule];
+        let at = match (&what, quota) {
+            // Where it was counted, but for a debt, which is one.
+            (Change::Less(..), Quota::Window { .. }) => grant.at,
+            _ => now,
+        };
+        let change = units.cast_signed() - grant.units.cast_signed();
+        self.model.log.push((grant.rule, at, change));
+        grant.units = grant.units.min(units);
+        let key = format!("{}:{}", self.case, grant.rule);
+        let correction = Correction { key, quota, what };
+        self.memory.correct(&correction, now);
+        (self.ask)(Asked::Correct(correction, now));
     }
 }
 
 enum Asked<'a> {
-    Take(&'a Shared, &'a [Charge], &'a str, u64),
-    GiveBack(&'a Shared, (String, String)),
+    Take(&'a [Charge], &'a str, u64),
+    Correct(Correction, u64),
+    GiveBack((String, String)),
+}
+
+fn agree(quotas: &[Quota], steps: &[Step], ask: &dyn Fn(Asked<'_>) -> Taken) {
+    static CASES: AtomicU32 = AtomicU32::new(0);
+    let mut run = Run {
+        case: CASES.fetch_add(1, Relaxed),
+        quotas,
+        memory: Memory::new(1_000, LEASE_MS),
+        model: Model::default(),
+        grants: Vec::new(),
+        now: START_US,
+        ask,
+    };
+    for (nth, step) in steps.iter().enumerate() {
+        run.step(nth, step);
+    }
+    hold_to_the_limit(quotas, &run.grants);
 }
 
 #[test]
@@ -195,20 +320,19 @@ fn memory_redis_and_the_model_agree() {
         }
         Shared::with_clock(redis, Some(CLOCK))
     });
-    let none = || Taken {
-        granted: true,
-        levels: super::Levels::default(),
-    };
     let ask = |asked: Asked<'_>| {
         runtime.block_on(async {
+            let take = async |charges: &[Charge], corrections: &[Correction], lease, now| {
+                let what = (charges, corrections);
+                let taken = shared.take_at(what, (lease, LEASE_MS), Some(now));
+                taken.await.expect("redis answers")
+            };
             match asked {
-                Asked::Take(shared, charges, lease, now) => shared
-                    .take_at(charges, (lease, LEASE_MS), Some(now))
-                    .await
-                    .expect("redis answers"),
-                Asked::GiveBack(shared, place) => {
+                Asked::Take(charges, lease, now) => take(charges, &[], lease, now).await,
+                Asked::Correct(correction, now) => take(&[], &[correction], "", now).await,
+                Asked::GiveBack(place) => {
                     shared.give_back(&[place]).await.expect("redis answers");
-                    none()
+                    take(&[], &[], "", START_US).await
                 }
             }
         })
@@ -219,7 +343,7 @@ fn memory_redis_and_the_model_agree() {
         ..Config::default()
     });
     let agreed = runner.run(&case(), |(quotas, steps)| {
-        agree(&shared, &quotas, &steps, &ask);
+        agree(&quotas, &steps, &ask);
         Ok(())
     });
     agreed.unwrap();

@@ -1,7 +1,8 @@
 //! Counts in Redis, shared by all instances: one script decides a whole request, by Redis' own clock.
 
-use super::{Charge, Levels, Taken};
-use crate::stage::limit::quota::{LEASE_MS, Level, Quota};
+use super::{Change, Charge, Correction, Levels, Mark, Taken};
+use crate::stage::limit::quota::{Gcra, LEASE_MS, Level, Quota};
+use crate::stage::limit::sliding::ahead;
 use crate::store::redis::{Redis, Script, Unavailable};
 use ::redis::Cmd;
 use std::sync::Arc;
@@ -28,8 +29,8 @@ end
 return #KEYS
 ";
 
-/// Forgets what was counted: this window and the one before, or the debt of a bucket. ARGV: windows in ms, 0
-/// for no window.
+/// Forgets what was counted: this window, the one before and the one that slides, or the debt of a bucket.
+/// ARGV: windows in ms, 0 for no window.
 const RESET: &str = r"
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -39,7 +40,8 @@ for i, key in ipairs(KEYS) do
     redis.call('DEL', key)
   else
     local index = math.floor(now / window)
-    redis.call('DEL', key .. ':' .. string.format('%.0f', index), key .. ':' .. string.format('%.0f', index - 1))
+    local name = function(part) return key .. ':' .. string.format('%.0f', part) end
+    redis.call('DEL', name(index), name(index - 1), key .. string.format(':last%.0fs', window / 1000))
   end
 end
 return #KEYS
@@ -77,15 +79,27 @@ impl Shared {
         }
     }
 
-    /// Counts everything or nothing. Places in flight are held by `lease`.
-    pub async fn take(&self, charges: &[Charge], lease: &str) -> Result<Taken, Unavailable> {
-        self.take_at(charges, (lease, LEASE_MS), None).await
+    /// Counts everything or nothing. Places in flight are held by `lease`. If all is granted, `undone` is
+    /// corrected in the same step.
+    pub async fn take(
+        &self,
+        charges: &[Charge],
+        undone: &[Correction],
+        lease: &str,
+    ) -> Result<Taken, Unavailable> {
+        self.take_at((charges, undone), (lease, LEASE_MS), None)
+            .await
     }
 
     /// How these charges stand; nothing is counted.
     pub async fn look(&self, charges: &[Charge]) -> Result<Levels, Unavailable> {
-        let taken = self.take_at(charges, ("", 0), None).await?;
+        let taken = self.take_at((charges, &[]), ("", 0), None).await?;
         Ok(taken.levels)
+    }
+
+    /// Counts what charges turn out to have been.
+    pub async fn correct(&self, corrections: &[Correction]) -> Result<(), Unavailable> {
+        self.take(&[], corrections, "").await.map(drop)
     }
 
     /// Forgets what was counted, but for places in flight.
@@ -113,7 +127,7 @@ impl Shared {
 
     pub(super) async fn take_at(
         &self,
-        charges: &[Charge],
+        (charges, corrections): (&[Charge], &[Correction]),
         (lease, lease_ms): (&str, u64),
         now_us: Option<u64>,
     ) -> Result<Taken, Unavailable> {
@@ -121,15 +135,22 @@ impl Shared {
             for charge in charges {
                 command.arg(&charge.key);
             }
-            command.arg(lease).arg(lease_ms);
+            for correction in corrections {
+                command.arg(&correction.key);
+            }
+            command.arg(lease).arg(lease_ms).arg(charges.len());
             for charge in charges {
-                write(command, charge.quota);
+                write(command, charge);
+            }
+            for correction in corrections {
+                write_correction(command, correction);
             }
             if let Some(now_us) = now_us {
                 command.arg(now_us / 1_000_000).arg(now_us % 1_000_000);
             }
         };
-        let answer: Vec<u64> = self.redis.script(&self.take, charges.len(), fill).await?;
+        let keys = charges.len() + corrections.len();
+        let answer: Vec<u64> = self.redis.script(&self.take, keys, fill).await?;
         read(&answer, charges.len()).ok_or(Unavailable)
     }
 
@@ -168,35 +189,72 @@ impl Shared {
     }
 }
 
-fn write(command: &mut Cmd, quota: Quota) {
-    let (kind, window_ms, burst) = match quota {
-        Quota::Window {
-            window_ms,
-            sliding: true,
-            ..
-        } => ("s", window_ms, 0),
-        Quota::Window { window_ms, .. } => ("f", window_ms, 0),
-        Quota::Gcra {
-            window_ms, burst, ..
-        } => ("g", window_ms, burst),
-        Quota::InFlight { .. } => ("l", 0, 0),
+fn kind(quota: Quota) -> &'static str {
+    match quota {
+        Quota::Window { sliding: true, .. } => "s",
+        Quota::Window { .. } => "f",
+        Quota::Gcra { .. } => "g",
+        Quota::InFlight { .. } => "l",
+    }
+}
+
+fn write(command: &mut Cmd, charge: &Charge) {
+    let quota = charge.quota;
+    let window_ms = quota.window_ms().unwrap_or_default();
+    let ahead = if charge.most > charge.units {
+        ahead(window_ms)
+    } else {
+        0
     };
-    command.arg(kind).arg(quota.limit());
-    command.arg(window_ms).arg(burst);
+    command.arg(kind(quota)).arg(quota.limit());
+    command.arg(window_ms).arg(quota.at_once());
+    command.arg(charge.units).arg(charge.most).arg(ahead);
+}
+
+fn write_correction(command: &mut Cmd, correction: &Correction) {
+    let quota = correction.quota;
+    command
+        .arg(kind(quota))
+        .arg(quota.window_ms().unwrap_or_default());
+    let (units, mark) = match correction.what {
+        Change::More(units) => (units.to_string(), Mark::default()),
+        Change::Less(units, mark) => (format!("-{units}"), mark),
+    };
+    command.arg(units).arg(place(quota, mark)).arg(mark.index);
+}
+
+/// Of a window the bucket; of a debt what a unit of it is.
+fn place(quota: Quota, mark: Mark) -> u64 {
+    match quota {
+        Quota::Gcra {
+            limit,
+            window_ms,
+            burst,
+        } => Gcra::new(limit, window_ms, burst).every_us,
+        _ => mark.bucket,
+    }
 }
 
 fn read(answer: &[u64], charges: usize) -> Option<Taken> {
-    let (granted, levels) = answer.split_first()?;
-    let levels: Levels = levels
-        .chunks_exact(3)
-        .map(|level| Level {
-            allows: level[0] == 1,
-            remaining: level[1],
-            after_ms: level[2],
+    let (granted, parts) = answer.split_first()?;
+    let (granted, parts) = (*granted == 1, parts.chunks_exact(6));
+    let levels: Levels = parts
+        .clone()
+        .map(|part| Level {
+            allows: part[0] == 1,
+            remaining: part[1],
+            after_ms: part[2],
         })
         .collect();
+    let marks = parts.filter(|_| granted).map(|part| Mark {
+        units: part[3],
+        bucket: part[4],
+        index: part[5],
+    });
+    let marks = marks.collect();
     (levels.len() == charges).then_some(Taken {
-        granted: *granted == 1,
+        granted,
         levels,
+        marks,
     })
 }

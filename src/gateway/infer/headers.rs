@@ -1,0 +1,171 @@
+//! Headers towards providers, of which each is chosen, and ours on the answer.
+
+use super::Run;
+use super::prepare::ANTHROPIC_VERSION;
+use crate::gateway::context::Admission;
+use crate::snapshot::Target;
+use crate::stage::ai::dialect::DialectName;
+use crate::stage::ai::key_ring::Picked;
+use crate::stage::ai::provider::{Auth, Way};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use std::time::Duration;
+
+const PROVIDER: HeaderName = HeaderName::from_static("x-onemind-provider");
+const MODEL: HeaderName = HeaderName::from_static("x-onemind-model");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-onemind-attempts");
+const OVERHEAD: HeaderName = HeaderName::from_static("x-onemind-overhead-us");
+/// Fields of the call that the provider's dialect cannot say, and that were left out by rule.
+const DROPPED: HeaderName = HeaderName::from_static("x-onemind-dropped");
+
+const ANTHROPIC_BETA: HeaderName = HeaderName::from_static("anthropic-beta");
+const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
+/// The version of Anthropic's API that we speak where the caller names none.
+const ANTHROPIC_VERSION_SPOKEN: &str = "2023-06-01";
+
+const USER_AGENT: &str = concat!("onemind-gateway/", env!("CARGO_PKG_VERSION"));
+
+/// What is sent to a provider. Nothing of the caller's goes there but what its dialect needs.
+pub fn to_provider(
+    caller: &HeaderMap,
+    (target, way, key): (&Target, &Way, &Picked),
+    content_type: Option<&HeaderValue>,
+    stream: bool,
+) -> HeaderMap {
+    let provider = &target.provider;
+    let mut headers = HeaderMap::with_capacity(12);
+    headers.insert(header::HOST, provider.host.clone());
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(header::CONTENT_TYPE, content_type.cloned().unwrap_or(json));
+    let accept = if stream { "text/event-stream" } else { "*/*" };
+    headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+    let auth = way.auth(provider.kind);
+    if auth == Auth::XApiKey || way.operation.dialect() == Some(DialectName::Messages) {
+        let spoken = HeaderValue::from_static(ANTHROPIC_VERSION_SPOKEN);
+        let asked = caller.get(&ANTHROPIC_VERSION).cloned();
+        headers.insert(ANTHROPIC_VERSION, asked.unwrap_or(spoken));
+        pass(caller, &mut headers, &ANTHROPIC_BETA);
+    } else {
+        pass(caller, &mut headers, &OPENAI_BETA);
+    }
+    for (name, value) in &provider.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    if let Some(secret) = key.secret() {
+        let (name, value) = auth.header(secret);
+        if let Ok(mut value) = HeaderValue::from_str(&value) {
+            value.set_sensitive(true);
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
+}
+
+fn pass(from: &HeaderMap, to: &mut HeaderMap, name: &HeaderName) {
+    for value in from.get_all(name) {
+        to.append(name.clone(), value.clone());
+    }
+}
+
+impl Run<'_> {
+    /// Who answers, how many attempts that took, and what of the time was ours.
+    pub fn decorate(&self, headers: &mut HeaderMap) {
+        self.decorate_own(headers);
+        self.ctx.decorate(headers);
+    }
+
+    /// The same without what every answer carries.
+    pub fn decorate_own(&self, headers: &mut HeaderMap) {
+        let Some(inference) = &self.ctx.inference else {
+            return;
+        };
+        let mut insert = |name: HeaderName, value: Option<&str>| {
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(value).ok()) {
+                headers.insert(name, value);
+            }
+        };
+        insert(PROVIDER, inference.provider.as_deref());
+        insert(MODEL, inference.model.as_deref());
+        if !self.dropped.is_empty() {
+            insert(DROPPED, Some(&self.dropped.join(", ")));
+        }
+        headers.insert(ATTEMPTS, self.ctx.attempts.len().into());
+        let overhead = self.ctx.started.elapsed();
+        let overhead = overhead.saturating_sub(inference.waited + self.waits());
+        headers.insert(OVERHEAD, micros(overhead).into());
+    }
+
+    /// How long the provider that is asked now has been waited for.
+    fn waits(&self) -> Duration {
+        self.waiting_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+/// `x-ratelimit-limit-requests` and its like, by which `OpenAI`'s SDKs and many tools know where they stand.
+pub fn standings(headers: &mut HeaderMap, admission: Option<&Admission>) {
+    let Some(admission) = admission else { return };
+    for (standing, names) in admission.standings.iter().zip(&STANDINGS) {
+        let Some(standing) = standing else { continue };
+        headers.insert(names[0].clone(), standing.limit.into());
+        headers.insert(names[1].clone(), standing.remaining.into());
+        if let Ok(reset) = HeaderValue::try_from(span(standing.reset)) {
+            headers.insert(names[2].clone(), reset);
+        }
+    }
+}
+
+const STANDINGS: [[HeaderName; 3]; 2] = [
+    [
+        HeaderName::from_static("x-ratelimit-limit-requests"),
+        HeaderName::from_static("x-ratelimit-remaining-requests"),
+        HeaderName::from_static("x-ratelimit-reset-requests"),
+    ],
+    [
+        HeaderName::from_static("x-ratelimit-limit-tokens"),
+        HeaderName::from_static("x-ratelimit-remaining-tokens"),
+        HeaderName::from_static("x-ratelimit-reset-tokens"),
+    ],
+];
+
+/// As `OpenAI` writes a length of time: `12ms`, `1.5s`, `6m0s`.
+fn span(time: Duration) -> String {
+    let millis = time.as_millis();
+    let (hours, minutes) = (millis / 3_600_000, millis / 60_000 % 60);
+    let seconds = millis % 60_000;
+    let fraction = match seconds % 1_000 {
+        0 => String::new(),
+        rest => format!(".{rest:03}").trim_end_matches('0').to_owned(),
+    };
+    let seconds = format!("{}{fraction}s", seconds / 1_000);
+    match (hours, minutes) {
+        (0, 0) if millis < 1_000 => format!("{millis}ms"),
+        (0, 0) => seconds,
+        (0, minutes) => format!("{minutes}m{seconds}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_time_is_written_as_openai_does() {
+        for (millis, text) in [
+            (0, "0ms"),
+            (12, "12ms"),
+            (1_000, "1s"),
+            (1_500, "1.5s"),
+            (59_999, "59.999s"),
+            (360_000, "6m0s"),
+            (3_661_020, "1h1m1.02s"),
+        ] {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
+    }
+}

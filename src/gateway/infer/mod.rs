@@ -1,0 +1,191 @@
+//! Answers from AI providers, told once: read the call, try its targets one after the other, pass the answer on.
+//!
+//! Nothing of an answer goes to the caller before it has content, so a failure up to then is followed by the
+//! next attempt and never seen. After that there is no way back: what fails is said in the stream itself.
+
+mod answer;
+mod attempt;
+mod failed;
+pub mod headers;
+mod models;
+pub mod prepare;
+mod question;
+pub mod record;
+mod send;
+mod stream;
+mod tell;
+mod wait;
+
+use super::caller::{Caller, CallerFault};
+use super::context::RequestContext;
+use super::life::{Lane, Stop};
+use super::limit;
+use super::pace::Pace;
+use super::timer::Timer;
+use crate::base::ending::Ending;
+use crate::snapshot::Target;
+use crate::stage::ai::retry::{self, After, Facts};
+use crate::stage::upstream::connector::Connector;
+use failed::Failed;
+use prepare::Task;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wait::Clock;
+
+/// A call on its way, and everything that goes with it from attempt to attempt.
+struct Run<'a> {
+    connector: &'a Connector,
+    caller: &'a mut Caller,
+    ctx: &'a mut RequestContext,
+    timer: &'a mut Timer,
+    pace: Pace,
+    clock: Clock,
+    task: Task,
+    /// Fields that the dialect of the target cannot say, and that were left out by rule.
+    dropped: Vec<String>,
+    /// When the provider that is asked now was sent everything.
+    waiting_since: Option<Instant>,
+}
+
+/// What came of an attempt.
+#[derive(Debug)]
+enum Tried {
+    /// The request has ended, well or badly.
+    Ended,
+    Failed(Failed),
+}
+
+/// Tries targets until one has answered, or none is left.
+pub async fn run(
+    lane: Lane<'_>,
+    caller: &mut Caller,
+    ctx: &mut RequestContext,
+    timer: &mut Timer,
+    task: Task,
+) {
+    let pulses = task.stream && task.door.dialect.dialect().takes_comments();
+    let mut run = Run {
+        connector: lane.connector,
+        pace: ctx.pace(),
+        clock: Clock::new(Instant::now(), pulses),
+        caller,
+        ctx,
+        timer,
+        task,
+        dropped: Vec::new(),
+        waiting_since: None,
+    };
+    if let Err(fault) = run.try_all().await {
+        run.leave(&fault);
+    }
+}
+
+impl Run<'_> {
+    async fn try_all(&mut self) -> Result<(), CallerFault> {
+        let mut targets: VecDeque<Arc<Target>> = self.task.targets.drain(..).collect();
+        let (mut here, mut all) = (0, 0);
+        while let Some(target) = targets.front().cloned() {
+            (here, all) = (here + 1, all + 1);
+            let failed = match self.attempt(&target).await {
+                Ok(Tried::Ended) => return Ok(()),
+                Ok(Tried::Failed(failed)) => failed,
+                Err(Stop::Caller(fault)) => return Err(fault),
+                Err(Stop::Endpoint(broken)) => Failed::broken(&broken),
+            };
+            let others = targets.len() > 1;
+            let mut facts = self.facts(&target, &failed, (here, all, others));
+            let mut after = retry::after(facts);
+            let budget = &target.provider.upstream.pool.budget;
+            if matches!(after, After::Again(_)) && !budget.take(Instant::now()) {
+                // Too much is tried again already: the first word is the last.
+                target
+                    .provider
+                    .upstream
+                    .metrics
+                    .retry_budget_exhausted
+                    .inc();
+                facts.here_max = 1;
+                facts.other_keys = false;
+                after = retry::after(facts);
+            }
+            match after {
+                After::Again(wait) => self.rest(wait).await?,
+                After::Next => {
+                    targets.pop_front();
+                    here = 0;
+                    self.admitted_only(&mut targets).await;
+                    if targets.is_empty() {
+                        self.tell(failed).await;
+                    }
+                }
+                After::Tell => {
+                    self.tell(failed).await;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A call counts for the provider that answers: one whose limits refuse it is passed over.
+    async fn admitted_only(&mut self, targets: &mut VecDeque<Arc<Target>>) {
+        while let Some(target) = targets.front() {
+            let demand = self.task.demand(Some(target));
+            if limit::move_on(self.ctx, &demand).await.is_ok() {
+                return;
+            }
+            targets.pop_front();
+        }
+    }
+
+    fn facts(&self, target: &Target, failed: &Failed, tries: (u32, u32, bool)) -> Facts {
+        let (here, all, others) = tries;
+        let settings = &target.provider.settings.retry;
+        let now = Instant::now();
+        let kind = failed.fault.kind;
+        Facts {
+            failure: failed.failure,
+            retry_after: failed.fault.retry_after,
+            here,
+            here_max: settings.attempts,
+            all,
+            others,
+            other_keys: target.provider.keys.earliest(now).is_none()
+                && failed.failure.blames_key()
+                && target.provider.keys.len() > 1,
+            falls_back: self.task.falls_back(kind),
+            left: self.ctx.time_left().unwrap_or(Duration::MAX),
+            backoff: crate::stage::upstream::retry::backoff(
+                here,
+                settings.backoff.0,
+                fastrand::f64(),
+            ),
+            wait_max: settings.wait_max.0,
+        }
+    }
+
+    /// Waits before the next attempt, unless the caller leaves.
+    async fn rest(&mut self, wait: Duration) -> Result<(), CallerFault> {
+        let from = Instant::now();
+        self.limit(wait + Duration::from_secs(1));
+        let waited = self.meanwhile(tokio::time::sleep(wait)).await;
+        self.ctx.inference_mut().waited += from.elapsed();
+        match waited {
+            Err(Stop::Caller(fault)) => Err(fault),
+            Ok(()) | Err(Stop::Endpoint(_)) => Ok(()),
+        }
+    }
+
+    /// The caller has gone, or does not take what there is for it.
+    fn leave(&mut self, fault: &CallerFault) {
+        self.caller.cut();
+        self.ctx.end(super::endings::of_caller(fault).0);
+        self.ctx.lease = None;
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ctx.end(ending);
+        self.ctx.lease = None;
+    }
+}

@@ -1,0 +1,90 @@
+//! When no target has answered: what the caller is told, as a refusal or, once it has its 200, in the stream.
+
+use super::{Failed, Run};
+use crate::base::ending::Ending;
+use crate::base::reject::{Reject, RejectKind, Said};
+use crate::gateway::refuse;
+use crate::stage::ai::fault::{Complaint, FaultKind};
+use crate::stage::ai::retry::Failure;
+use bytes::Bytes;
+
+impl Run<'_> {
+    pub async fn tell(&mut self, failed: Failed) {
+        if self.caller.begun {
+            let ending = reject_of(&failed).kind;
+            let ending = crate::gateway::endings::of_reject(ending);
+            return self.tell_in_stream(&failed, 0, ending).await;
+        }
+        let reject = reject_of(&failed);
+        let own_words = failed
+            .own_words
+            .filter(|body| keeps(failed.fault.kind, body));
+        refuse::run_with(self.caller, self.ctx, self.timer, reject, own_words).await;
+    }
+
+    /// The last event of a stream that is not whole, in the caller's dialect.
+    pub async fn tell_in_stream(&mut self, failed: &Failed, sequence: u64, ending: Ending) {
+        let reject = reject_of(failed);
+        let request_id = self.ctx.request_id();
+        let complaint = Complaint {
+            status: reject.status(),
+            code: failed.fault.code.as_deref().unwrap_or(reject.code()),
+            message: reject.message(),
+            param: None,
+            retry_after: reject.retry_after,
+            request_id: request_id.to_str().unwrap_or_default(),
+        };
+        let dialect = self.task.door.dialect.dialect();
+        let last = Bytes::from(dialect.write_last_fault(&complaint, sequence));
+        self.ctx.traffic.bytes_out += last.len() as u64;
+        self.caller.put(last);
+        self.ctx.reject = Some(reject);
+        self.end(ending);
+        self.timer.set(self.ctx.idle_limit(), None);
+        if refuse::finish(self.caller, self.timer).await.is_err() {
+            self.caller.cut();
+        }
+    }
+}
+
+/// What is wrong with the gateway's own key is no business of the caller's: it is told that the provider failed.
+fn keeps(kind: FaultKind, body: &Bytes) -> bool {
+    !matches!(
+        kind,
+        FaultKind::Authentication | FaultKind::Permission | FaultKind::Payment
+    ) && body.trim_ascii_start().starts_with(b"{")
+}
+
+fn reject_of(failed: &Failed) -> Reject {
+    let fault = &failed.fault;
+    let (status, code, message) = match (failed.failure, fault.kind) {
+        (_, FaultKind::Authentication | FaultKind::Permission | FaultKind::Payment) => (
+            502,
+            FaultKind::Server.code(),
+            "the provider does not take the gateway's key",
+        ),
+        (_, kind) => (kind.status(), kind.code(), fault.message.as_str()),
+    };
+    let kind = match (failed.failure, fault.kind) {
+        (Failure::NotSaid, _) => RejectKind::BadCall,
+        (
+            _,
+            FaultKind::InvalidRequest
+            | FaultKind::ContextLength
+            | FaultKind::ContentPolicy
+            | FaultKind::NotFound
+            | FaultKind::TooLarge,
+        ) => RejectKind::ProviderRefused,
+        _ => RejectKind::ProviderFailed,
+    };
+    Reject {
+        retry_after: fault.retry_after,
+        said: Some(Box::new(Said {
+            status,
+            code,
+            message: message.to_owned(),
+            param: failed.param.clone(),
+        })),
+        ..kind.because(&failed.cause)
+    }
+}

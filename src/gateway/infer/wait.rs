@@ -1,0 +1,123 @@
+//! What goes on while something is waited for: the caller may leave, the time may be over, and a line that is
+//! silent for long is kept awake.
+
+use super::Run;
+use crate::gateway::caller::CallerFault;
+use crate::gateway::life::Stop;
+use crate::gateway::upload::Side;
+use crate::stage::upstream::broken::Broken;
+use bytes::Bytes;
+use std::future::Future;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// A stream in which nothing has been said for so long gets a comment, which readers skip: whoever stands
+/// between cuts silent lines, often after a minute.
+const PULSE: Duration = Duration::from_secs(15);
+
+const COMMENT: &[u8] = b": keep-alive\n\n";
+
+/// When what is waited for is too late, and when the line must be kept awake.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    limit: Instant,
+    pulse: Option<Instant>,
+}
+
+impl Clock {
+    pub fn new(now: Instant, pulses: bool) -> Self {
+        Self {
+            limit: now + Duration::from_hours(24),
+            pulse: pulses.then_some(now + PULSE),
+        }
+    }
+
+    /// The line is awake: something was said.
+    pub fn said(&mut self, now: Instant) {
+        if self.pulse.is_some() {
+            self.pulse = Some(now + PULSE);
+        }
+    }
+
+    fn next(&self) -> Instant {
+        self.pulse.map_or(self.limit, |pulse| pulse.min(self.limit))
+    }
+}
+
+impl Run<'_> {
+    /// What is waited for from here on may take so long, and never longer than the request.
+    pub fn limit(&mut self, limit: Duration) {
+        let limit = Instant::now() + limit;
+        self.clock.limit = self.ctx.deadline().map_or(limit, |end| end.min(limit));
+        self.wind();
+    }
+
+    fn wind(&mut self) {
+        let until = self.clock.next().saturating_duration_since(Instant::now());
+        self.timer.set(until, None);
+    }
+
+    /// To be polled last, when nothing else can move. Ready when the wait is over.
+    pub fn poll_wait(&mut self, cx: &mut Context<'_>, waits_for: Side) -> Poll<Stop> {
+        if let Poll::Ready(why) = self.caller.poll_gone(cx) {
+            return Poll::Ready(Stop::Caller(CallerFault::Left(why)));
+        }
+        if waits_for == Side::Caller {
+            let moved = self.ctx.traffic.bytes_out;
+            if let Some(patience) = self.pace.patience(moved, Instant::now()) {
+                self.timer.not_later(patience);
+            }
+        } else if self.pace.is_waiting() {
+            self.pace.rests(Instant::now());
+        }
+        loop {
+            if self.timer.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if waits_for == Side::Caller {
+                return Poll::Ready(Stop::Caller(CallerFault::TimedOut));
+            }
+            if now >= self.clock.limit {
+                return Poll::Ready(Stop::Endpoint(Broken::TimedOut));
+            }
+            if self.clock.pulse.is_some_and(|pulse| now >= pulse)
+                && let Err(fault) = self.keep_awake(cx)
+            {
+                return Poll::Ready(Stop::Caller(fault));
+            }
+            self.clock.said(now);
+            self.wind();
+        }
+    }
+
+    /// Says something that is no part of the answer. The head goes first, where it has not: the caller then
+    /// has its 200, and failures from here on are told in the stream.
+    fn keep_awake(&mut self, cx: &mut Context<'_>) -> Result<(), CallerFault> {
+        // A caller that does not even take what there is needs nothing more.
+        if let Poll::Ready(room) = self.caller.poll_flush(cx) {
+            room?;
+            if !self.caller.begun {
+                self.begin_stream()?;
+            }
+            self.ctx.traffic.bytes_out += COMMENT.len() as u64;
+            self.caller.put(Bytes::from_static(COMMENT));
+            if let Poll::Ready(Err(fault)) = self.caller.poll_flush(cx) {
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    /// The outcome of something beside the exchange, unless the caller leaves or the time is over.
+    pub async fn meanwhile<F: Future>(&mut self, future: F) -> Result<F::Output, Stop> {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            self.poll_wait(cx, Side::Endpoint).map(Err)
+        })
+        .await
+    }
+}

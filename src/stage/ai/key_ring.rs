@@ -1,0 +1,341 @@
+//! The keys of one provider: taken in turn, and each left alone by itself when the provider refuses it.
+
+use crate::base::secret::Secret;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The longest that a key is left alone, whatever the provider says: it may be wrong.
+const COOLED_MAX: Duration = Duration::from_secs(3600);
+/// First time that a key is left alone after 429 without a word how long; doubled each time in a row.
+const RATE_LIMITED_FIRST: Duration = Duration::from_secs(1);
+
+/// Keys by turns. One that is taken over by the ring after a reload keeps what was learned of it.
+#[derive(Debug)]
+pub struct KeyRing {
+    keys: Vec<Arc<Key>>,
+    /// How long a key is left alone at most without the provider's word.
+    cooldown: Duration,
+    next: AtomicUsize,
+}
+
+struct Key {
+    secret: Secret,
+    /// Refusals in a row.
+    strikes: AtomicU32,
+    cooled: Mutex<Option<Cooled>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Cooled {
+    until: Instant,
+    why: Why,
+}
+
+/// Why a key is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Too much for now (429).
+    RateLimited,
+    /// Not taken (401), or not for this (403).
+    Refused,
+    /// Its money or its quota is gone (402, and 429 that says so).
+    Quota,
+}
+
+/// A key to be shown.
+pub struct Picked {
+    /// None where the provider wants none.
+    key: Option<Arc<Key>>,
+    /// Its place in the configuration, by which it is told apart from the others; from 0.
+    pub index: usize,
+}
+
+/// A key as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyStatus {
+    /// How much longer it is left alone, and why.
+    pub cooled: Option<(Duration, Why)>,
+}
+
+impl Why {
+    /// As it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RateLimited => "rate_limited",
+            Self::Refused => "refused",
+            Self::Quota => "quota",
+        }
+    }
+}
+
+impl KeyRing {
+    /// A ring of the keys that are not empty; `before` is the ring whose place it takes.
+    pub fn new(secrets: &[Secret], cooldown: Duration, before: Option<&Self>) -> Self {
+        let known = |secret: &Secret| {
+            let mut kept = before?.keys.iter();
+            kept.find(|key| key.secret == *secret).cloned()
+        };
+        let secrets = secrets.iter().filter(|secret| !secret.expose().is_empty());
+        let keys = secrets.map(|secret| known(secret).unwrap_or_else(|| Key::new(secret)));
+        Self {
+            keys: keys.collect(),
+            cooldown,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is no key at all.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// The next key that is not left alone; none if all are. Without any key there is nothing to show, and that
+    /// is picked.
+    pub fn pick(&self, now: Instant) -> Option<Picked> {
+        if self.keys.is_empty() {
+            return Some(Picked {
+                key: None,
+                index: 0,
+            });
+        }
+        let start = self.next.fetch_add(1, Relaxed);
+        let turns = (0..self.keys.len()).map(|step| start.wrapping_add(step) % self.keys.len());
+        let mut free = turns.filter(|index| self.keys[*index].cooled(now).is_none());
+        let index = free.next()?;
+        Some(Picked {
+            key: Some(Arc::clone(&self.keys[index])),
+            index,
+        })
+    }
+
+    /// When the first key can be picked again; none if one can be picked now.
+    pub fn earliest(&self, now: Instant) -> Option<Instant> {
+        let mut earliest = None;
+        for key in &self.keys {
+            let until = key.cooled(now)?.until;
+            earliest = Some(earliest.map_or(until, |other: Instant| other.min(until)));
+        }
+        earliest
+    }
+
+    /// The provider has refused the key: it is left alone for as long as the provider says, or as we think.
+    pub fn cool(&self, picked: &Picked, why: Why, retry_after: Option<Duration>, now: Instant) {
+        let Some(key) = &picked.key else { return };
+        let strikes = key.strikes.fetch_add(1, Relaxed).min(20);
+        let by_ourselves = match why {
+            Why::RateLimited => RATE_LIMITED_FIRST
+                .saturating_mul(1 << strikes)
+                .min(self.cooldown),
+            Why::Refused | Why::Quota => self.cooldown,
+        };
+        let until = now + retry_after.unwrap_or(by_ourselves).min(COOLED_MAX);
+        let mut cooled = key.cooled.lock().unwrap_or_else(PoisonError::into_inner);
+        // Answers come in any order: the longest word stands.
+        if cooled.is_none_or(|other| other.until < until) {
+            *cooled = Some(Cooled { until, why });
+        }
+    }
+
+    /// The provider has taken the key.
+    pub fn worked(&self, picked: &Picked) {
+        if let Some(key) = &picked.key
+            && key.strikes.load(Relaxed) > 0
+        {
+            key.strikes.store(0, Relaxed);
+        }
+    }
+
+    /// Each key, in the order of the configuration; never what it is.
+    pub fn status(&self, now: Instant) -> Vec<KeyStatus> {
+        let keys = self.keys.iter().map(|key| KeyStatus {
+            cooled: key
+                .cooled(now)
+                .map(|cooled| (cooled.until.saturating_duration_since(now), cooled.why)),
+        });
+        keys.collect()
+    }
+}
+
+impl Picked {
+    /// The key itself, to be shown to the provider and nobody else.
+    pub fn secret(&self) -> Option<&str> {
+        self.key.as_ref().map(|key| key.secret.expose())
+    }
+}
+
+impl fmt::Debug for Picked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {}", self.index)
+    }
+}
+
+impl Key {
+    fn new(secret: &Secret) -> Arc<Self> {
+        Arc::new(Self {
+            secret: secret.clone(),
+            strikes: AtomicU32::new(0),
+            cooled: Mutex::default(),
+        })
+    }
+
+    fn cooled(&self, now: Instant) -> Option<Cooled> {
+        let cooled = self.cooled.lock().unwrap_or_else(PoisonError::into_inner);
+        cooled.filter(|cooled| cooled.until > now)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const COOLDOWN: Duration = Duration::from_secs(60);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn secrets(words: &[&str]) -> Vec<Secret> {
+        let secrets = words.iter().map(|word| Secret::new((*word).to_owned()));
+        secrets.collect()
+    }
+
+    fn ring(words: &[&str]) -> KeyRing {
+        KeyRing::new(&secrets(words), COOLDOWN, None)
+    }
+
+    #[test]
+    fn keys_are_taken_in_turn_and_empty_ones_never() {
+        let (ring, now) = (ring(&["a", "", "b"]), Instant::now());
+        let picked: Vec<_> = (0..4)
+            .map(|_| ring.pick(now).unwrap().secret().unwrap().to_owned())
+            .collect();
+        assert_eq!(picked, ["a", "b", "a", "b"]);
+    }
+
+    #[test]
+    fn without_keys_nothing_is_shown() {
+        let (ring, now) = (ring(&["", ""]), Instant::now());
+        assert!(ring.is_empty());
+        assert_eq!(ring.pick(now).unwrap().secret(), None);
+        assert_eq!(ring.earliest(now), None);
+    }
+
+    #[test]
+    fn a_key_is_left_alone_for_as_long_as_the_provider_says() {
+        for (why, retry_after, seconds) in [
+            (Why::RateLimited, Some(7), 7),
+            (Why::RateLimited, None, 1),
+            (Why::RateLimited, Some(1_000_000), 3600),
+            (Why::RateLimited, Some(0), 0),
+            (Why::Refused, None, 60),
+            (Why::Quota, None, 60),
+            (Why::Quota, Some(5), 5),
+        ] {
+            let (ring, now) = (ring(&["a"]), Instant::now());
+            let picked = ring.pick(now).unwrap();
+            ring.cool(&picked, why, retry_after.map(Duration::from_secs), now);
+            let until = now + Duration::from_secs(seconds);
+            if seconds > 0 {
+                assert_eq!(ring.earliest(now), Some(until), "{why:?} {retry_after:?}");
+                assert!(ring.pick(until - SECOND / 2).is_none());
+            }
+            assert!(ring.pick(until).is_some(), "{why:?} {retry_after:?}");
+        }
+    }
+
+    #[test]
+    fn one_key_that_is_left_alone_leaves_the_others() {
+        let (ring, now) = (ring(&["a", "b"]), Instant::now());
+        let first = ring.pick(now).unwrap();
+        ring.cool(&first, Why::Refused, None, now);
+        for _ in 0..4 {
+            assert_eq!(ring.pick(now).unwrap().secret(), Some("b"));
+        }
+        assert_eq!(ring.earliest(now), None, "b is free");
+        let second = ring.pick(now).unwrap();
+        ring.cool(&second, Why::RateLimited, Some(SECOND), now);
+        assert_eq!(ring.earliest(now), Some(now + SECOND));
+        let status = ring.status(now);
+        assert_eq!(status[0].cooled, Some((COOLDOWN, Why::Refused)));
+        assert_eq!(status[1].cooled, Some((SECOND, Why::RateLimited)));
+        assert_eq!(ring.status(now + SECOND)[1].cooled, None);
+    }
+
+    #[test]
+    fn limits_in_a_row_are_waited_for_longer_each_time() {
+        let (ring, start) = (ring(&["a"]), Instant::now());
+        let mut now = start;
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            let picked = ring.pick(now).unwrap();
+            ring.cool(&picked, Why::RateLimited, None, now);
+            let until = now + Duration::from_secs(seconds);
+            assert_eq!(ring.earliest(now), Some(until));
+            now = until;
+        }
+        let picked = ring.pick(now).unwrap();
+        ring.worked(&picked);
+        ring.cool(&picked, Why::RateLimited, None, now);
+        assert_eq!(ring.earliest(now), Some(now + SECOND));
+    }
+
+    #[test]
+    fn a_reload_forgets_only_keys_that_are_gone() {
+        let (before, now) = (ring(&["a", "b"]), Instant::now());
+        for _ in 0..2 {
+            let picked = before.pick(now).unwrap();
+            before.cool(&picked, Why::Refused, None, now);
+        }
+        let after = KeyRing::new(&secrets(&["b", "c"]), COOLDOWN, Some(&before));
+        let cooled: Vec<_> = after
+            .status(now)
+            .iter()
+            .map(|k| k.cooled.is_some())
+            .collect();
+        assert_eq!(cooled, [true, false]);
+    }
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let ring = ring(&["hush-hush"]);
+        let picked = ring.pick(Instant::now()).unwrap();
+        for text in [format!("{ring:?}"), format!("{picked:?}")] {
+            assert!(!text.contains("hush"), "{text}");
+        }
+    }
+
+    proptest! {
+        /// Whatever was refused, a key is picked if and only if none has to be waited for.
+        #[test]
+        fn a_key_is_picked_or_a_moment_is_told(
+            count in 1..5_usize,
+            steps in proptest::collection::vec((0..3_u8, 0..5_u64, 0..4_u64), 0..40),
+        ) {
+            let words = ["a", "b", "c", "d"];
+            let ring = ring(&words[..count.min(4)]);
+            let mut now = Instant::now();
+            for (why, retry_after, pause) in steps {
+                now += Duration::from_secs(pause);
+                let picked = ring.pick(now);
+                prop_assert_eq!(picked.is_some(), ring.earliest(now).is_none());
+                let Some(picked) = picked else {
+                    let earliest = ring.earliest(now).unwrap();
+                    prop_assert!(earliest > now);
+                    prop_assert!(ring.pick(earliest).is_some());
+                    continue;
+                };
+                let why = [Why::RateLimited, Why::Refused, Why::Quota][usize::from(why)];
+                ring.cool(&picked, why, Some(Duration::from_secs(retry_after)), now);
+            }
+        }
+    }
+}

@@ -1,0 +1,665 @@
+//! The providers we know: where each is, what it speaks, how it is shown a key, and its habits. One row each.
+//!
+//! Sources: the providers' API references, read in November 2026. A provider that is not here and speaks like
+//! `OpenAI` needs no row: it is [`COMPATIBLE`].
+
+use super::fault::FaultKind;
+use std::borrow::Cow;
+use std::fmt::Write;
+
+/// A kind of provider.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// The word for it in the configuration.
+    pub name: &'static str,
+    /// Where it is, where that is one place for everybody.
+    pub base_url: Option<&'static str>,
+    pub base_path: BasePath,
+    pub auth: Auth,
+    /// What it can be asked; wire formats in the order in which it speaks them best.
+    pub ways: &'static [Way],
+    pub habits: Habits,
+}
+
+/// How the path of a base URL is understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BasePath {
+    /// The version is part of the base: a URL without a path means this one.
+    Usual(&'static str),
+    /// The version is part of each path: at the end of a base it is one too many.
+    Without(&'static str),
+}
+
+/// How a key is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// `Authorization: Bearer`.
+    Bearer,
+    /// `x-api-key`, beside `anthropic-version`.
+    XApiKey,
+    /// `x-goog-api-key`.
+    XGoogApiKey,
+    /// `api-key`.
+    ApiKey,
+}
+
+/// Something a provider can be asked, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Way {
+    pub operation: Operation,
+    /// Below the base path. `{model}` stands for the name of the model.
+    path: &'static str,
+    /// Where it differs from the provider's other ways.
+    auth: Option<Auth>,
+}
+
+/// What is asked. The first four are wire formats, which translate into each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    Chat,
+    Responses,
+    Messages,
+    GenerateContent,
+    Embeddings,
+    ImagesGenerations,
+    ImagesEdits,
+    ImagesVariations,
+    AudioSpeech,
+    AudioTranscriptions,
+    AudioTranslations,
+    Moderations,
+    Models,
+    Realtime,
+    /// Anthropic's `/v1/messages/count_tokens`.
+    MessagesCountTokens,
+    /// Gemini's `:countTokens`.
+    CountTokens,
+    /// Gemini's `:embedContent`.
+    EmbedContent,
+    /// Gemini's `:batchEmbedContents`.
+    BatchEmbedContents,
+}
+
+/// What differs among those who speak alike.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Habits {
+    /// Whether `stream_options.include_usage` is known. Where it is not, a stream ends with its usage anyway, or
+    /// tells none.
+    pub include_usage: bool,
+    /// The field of chat for the longest answer.
+    pub max_tokens: MaxTokens,
+    /// Statuses after which the same call may go through at the same provider.
+    pub retry: &'static [u16],
+    /// Statuses that say: not here, not now. Another target is better at once.
+    pub overloaded: &'static [u16],
+    /// Statuses that say that the key's money is gone.
+    pub quota: &'static [u16],
+}
+
+/// The name of the longest answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxTokens {
+    /// `max_tokens`.
+    Plain,
+    /// `max_completion_tokens`.
+    Completion,
+}
+
+impl Operation {
+    /// As it is counted and logged.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Responses => "responses",
+            Self::Messages => "messages",
+            Self::GenerateContent => "generate_content",
+            Self::Embeddings => "embeddings",
+            Self::ImagesGenerations => "images_generations",
+            Self::ImagesEdits => "images_edits",
+            Self::ImagesVariations => "images_variations",
+            Self::AudioSpeech => "audio_speech",
+            Self::AudioTranscriptions => "audio_transcriptions",
+            Self::AudioTranslations => "audio_translations",
+            Self::Moderations => "moderations",
+            Self::Models => "models",
+            Self::Realtime => "realtime",
+            Self::MessagesCountTokens => "messages_count_tokens",
+            Self::CountTokens => "count_tokens",
+            Self::EmbedContent => "embed_content",
+            Self::BatchEmbedContents => "batch_embed_contents",
+        }
+    }
+
+    /// Whether it is one of the wire formats that translate into each other.
+    pub fn is_dialect(self) -> bool {
+        matches!(
+            self,
+            Self::Chat | Self::Responses | Self::Messages | Self::GenerateContent
+        )
+    }
+}
+
+impl Kind {
+    pub fn find(name: &str) -> Option<&'static Self> {
+        KINDS.iter().copied().find(|kind| kind.name == name)
+    }
+
+    /// How it can be asked this; none: not at all.
+    pub fn way(&self, operation: Operation) -> Option<&'static Way> {
+        self.ways.iter().find(|way| way.operation == operation)
+    }
+
+    /// The wire format to speak with it, to a caller who speaks `with`: the same one if it can, else its best.
+    pub fn dialect(&self, with: Operation) -> Option<&'static Way> {
+        let same = self.way(with).filter(|way| way.operation.is_dialect());
+        same.or_else(|| self.ways.iter().find(|way| way.operation.is_dialect()))
+    }
+
+    /// Whether a key must be shown; a server of one's own may want none.
+    pub fn needs_key(&self) -> bool {
+        self.name != COMPATIBLE.name
+    }
+
+    /// The kind of failure that a status alone says here.
+    pub fn fault_of(&self, status: u16) -> FaultKind {
+        if self.habits.quota.contains(&status) {
+            FaultKind::Quota
+        } else if self.habits.overloaded.contains(&status) {
+            FaultKind::Overloaded
+        } else {
+            FaultKind::of_status(status)
+        }
+    }
+
+    /// Whether the same call may go through at the same provider after this status.
+    pub fn may_retry(&self, status: u16) -> bool {
+        self.habits.retry.contains(&status)
+    }
+
+    /// The base path of a URL's path: without a slash at its end.
+    pub fn base_path_of(&self, path: &str) -> String {
+        let path = path.trim_end_matches('/');
+        match self.base_path {
+            BasePath::Usual(usual) if path.is_empty() => usual.to_owned(),
+            BasePath::Usual(_) => path.to_owned(),
+            BasePath::Without(version) => path.strip_suffix(version).unwrap_or(path).to_owned(),
+        }
+    }
+}
+
+impl Way {
+    /// Path and query below the base path, with the model's name where it belongs there. `stream` matters to
+    /// Gemini alone, which says it in the path.
+    pub fn path(&self, model: &str, stream: bool) -> Cow<'static, str> {
+        if !self.path.contains(MODEL) {
+            return Cow::Borrowed(self.path);
+        }
+        let path = self.path.replace(MODEL, &in_path(model));
+        if stream && self.operation == Operation::GenerateContent {
+            return path.replace(GENERATE, STREAM).into();
+        }
+        path.into()
+    }
+
+    pub fn auth(&self, of: &Kind) -> Auth {
+        self.auth.unwrap_or(of.auth)
+    }
+}
+
+impl Auth {
+    /// The header's name, and its value for a key.
+    pub fn header(self, key: &str) -> (&'static str, String) {
+        match self {
+            Self::Bearer => ("authorization", format!("Bearer {key}")),
+            Self::XApiKey => ("x-api-key", key.to_owned()),
+            Self::XGoogApiKey => ("x-goog-api-key", key.to_owned()),
+            Self::ApiKey => ("api-key", key.to_owned()),
+        }
+    }
+}
+
+const MODEL: &str = "{model}";
+const GENERATE: &str = ":generateContent";
+/// Without `alt=sse` it would be one long list of JSON.
+const STREAM: &str = ":streamGenerateContent?alt=sse";
+
+/// A name as one segment of a path; a caller's name must not lead anywhere else.
+fn in_path(model: &str) -> String {
+    let mut text = String::with_capacity(model.len());
+    for byte in model.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~@:".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            write!(text, "%{byte:02X}").expect("text grows");
+        }
+    }
+    // Alone, dots mean another folder.
+    if text.bytes().all(|byte| byte == b'.') {
+        text = text.replace('.', "%2E");
+    }
+    text
+}
+
+const fn way(operation: Operation, path: &'static str) -> Way {
+    Way {
+        operation,
+        path,
+        auth: None,
+    }
+}
+
+const fn by_bearer(operation: Operation, path: &'static str) -> Way {
+    Way {
+        operation,
+        path,
+        auth: Some(Auth::Bearer),
+    }
+}
+
+const CHAT: Way = way(Operation::Chat, "/chat/completions");
+const RESPONSES: Way = way(Operation::Responses, "/responses");
+const EMBEDDINGS: Way = way(Operation::Embeddings, "/embeddings");
+const IMAGES: Way = way(Operation::ImagesGenerations, "/images/generations");
+const EDITS: Way = way(Operation::ImagesEdits, "/images/edits");
+const VARIATIONS: Way = way(Operation::ImagesVariations, "/images/variations");
+const SPEECH: Way = way(Operation::AudioSpeech, "/audio/speech");
+const TRANSCRIPTIONS: Way = way(Operation::AudioTranscriptions, "/audio/transcriptions");
+const TRANSLATIONS: Way = way(Operation::AudioTranslations, "/audio/translations");
+const MODERATIONS: Way = way(Operation::Moderations, "/moderations");
+const MODELS: Way = way(Operation::Models, "/models");
+const REALTIME: Way = way(Operation::Realtime, "/realtime");
+
+const fn habits(include_usage: bool, max_tokens: MaxTokens) -> Habits {
+    Habits {
+        include_usage,
+        max_tokens,
+        retry: &[408, 409, 429, 500, 502, 503, 504],
+        overloaded: &[503],
+        quota: &[402],
+    }
+}
+
+/// All that `OpenAI` offers through its API.
+const ALL_OF_OPENAI: &[Way] = &[
+    RESPONSES,
+    CHAT,
+    EMBEDDINGS,
+    IMAGES,
+    EDITS,
+    VARIATIONS,
+    SPEECH,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
+    MODERATIONS,
+    MODELS,
+    REALTIME,
+];
+
+pub const OPENAI: Kind = Kind {
+    name: "openai",
+    base_url: Some("https://api.openai.com/v1"),
+    base_path: BasePath::Usual("/v1"),
+    auth: Auth::Bearer,
+    ways: ALL_OF_OPENAI,
+    habits: habits(true, MaxTokens::Completion),
+};
+
+pub const ANTHROPIC: Kind = Kind {
+    name: "anthropic",
+    base_url: Some("https://api.anthropic.com"),
+    base_path: BasePath::Without("/v1"),
+    auth: Auth::XApiKey,
+    ways: &[
+        way(Operation::Messages, "/v1/messages"),
+        way(Operation::MessagesCountTokens, "/v1/messages/count_tokens"),
+        way(Operation::Models, "/v1/models"),
+    ],
+    habits: Habits {
+        retry: &[408, 409, 429, 500, 502, 503, 504, 529],
+        overloaded: &[503, 529],
+        ..habits(false, MaxTokens::Plain)
+    },
+};
+
+pub const GEMINI: Kind = Kind {
+    name: "gemini",
+    base_url: Some("https://generativelanguage.googleapis.com"),
+    base_path: BasePath::Without("/v1beta"),
+    auth: Auth::XGoogApiKey,
+    ways: &[
+        way(
+            Operation::GenerateContent,
+            "/v1beta/models/{model}:generateContent",
+        ),
+        way(Operation::CountTokens, "/v1beta/models/{model}:countTokens"),
+        way(
+            Operation::EmbedContent,
+            "/v1beta/models/{model}:embedContent",
+        ),
+        way(
+            Operation::BatchEmbedContents,
+            "/v1beta/models/{model}:batchEmbedContents",
+        ),
+        way(Operation::Models, "/v1beta/models"),
+        // Its own words in those of OpenAI, for which it wants the key in the way of OpenAI.
+        by_bearer(Operation::Embeddings, "/v1beta/openai/embeddings"),
+        by_bearer(
+            Operation::ImagesGenerations,
+            "/v1beta/openai/images/generations",
+        ),
+    ],
+    habits: habits(false, MaxTokens::Plain),
+};
+
+/// Refuses fields that it does not know; a stream always ends with its usage.
+pub const MISTRAL: Kind = Kind {
+    name: "mistral",
+    base_url: Some("https://api.mistral.ai/v1"),
+    base_path: BasePath::Usual("/v1"),
+    auth: Auth::Bearer,
+    ways: &[
+        CHAT,
+        EMBEDDINGS,
+        MODERATIONS,
+        SPEECH,
+        TRANSCRIPTIONS,
+        MODELS,
+    ],
+    habits: habits(false, MaxTokens::Plain),
+};
+
+pub const DEEPSEEK: Kind = Kind {
+    name: "deepseek",
+    base_url: Some("https://api.deepseek.com/v1"),
+    base_path: BasePath::Usual("/v1"),
+    auth: Auth::Bearer,
+    ways: &[CHAT, MODELS],
+    habits: habits(true, MaxTokens::Plain),
+};
+
+/// 498: no room in its flexible tier.
+pub const GROQ: Kind = Kind {
+    name: "groq",
+    base_url: Some("https://api.groq.com/openai/v1"),
+    base_path: BasePath::Usual("/openai/v1"),
+    auth: Auth::Bearer,
+    ways: &[
+        CHAT,
+        RESPONSES,
+        SPEECH,
+        TRANSCRIPTIONS,
+        TRANSLATIONS,
+        MODELS,
+    ],
+    habits: Habits {
+        overloaded: &[498, 503],
+        ..habits(true, MaxTokens::Completion)
+    },
+};
+
+pub const XAI: Kind = Kind {
+    name: "xai",
+    base_url: Some("https://api.x.ai/v1"),
+    base_path: BasePath::Usual("/v1"),
+    auth: Auth::Bearer,
+    ways: &[CHAT, RESPONSES, IMAGES, MODELS],
+    habits: habits(true, MaxTokens::Completion),
+};
+
+/// 503: the load is below the rate that this customer may have, but there is no room; a moment later there is.
+pub const TOGETHER: Kind = Kind {
+    name: "together",
+    base_url: Some("https://api.together.ai/v1"),
+    base_path: BasePath::Usual("/v1"),
+    auth: Auth::Bearer,
+    ways: &[
+        CHAT,
+        EMBEDDINGS,
+        IMAGES,
+        SPEECH,
+        TRANSCRIPTIONS,
+        TRANSLATIONS,
+        MODELS,
+    ],
+    habits: habits(true, MaxTokens::Plain),
+};
+
+/// A gateway itself: 502 and 503 say that none of its own providers can.
+pub const OPENROUTER: Kind = Kind {
+    name: "openrouter",
+    base_url: Some("https://openrouter.ai/api/v1"),
+    base_path: BasePath::Usual("/api/v1"),
+    auth: Auth::Bearer,
+    ways: &[
+        CHAT,
+        RESPONSES,
+        by_bearer(Operation::Messages, "/messages"),
+        EMBEDDINGS,
+        MODELS,
+    ],
+    habits: Habits {
+        overloaded: &[502, 503],
+        ..habits(true, MaxTokens::Plain)
+    },
+};
+
+/// Its chat ended on the 27th of September 2026.
+pub const PERPLEXITY: Kind = Kind {
+    name: "perplexity",
+    base_url: Some("https://api.perplexity.ai/v1"),
+    base_path: BasePath::Usual("/v1"),
+    auth: Auth::Bearer,
+    ways: &[RESPONSES],
+    habits: habits(false, MaxTokens::Completion),
+};
+
+/// By its version-less API, where the name of the deployment is that of the model.
+pub const AZURE: Kind = Kind {
+    name: "azure",
+    base_url: None,
+    base_path: BasePath::Usual("/openai/v1"),
+    auth: Auth::ApiKey,
+    ways: ALL_OF_OPENAI,
+    habits: Habits {
+        overloaded: &[503],
+        ..habits(true, MaxTokens::Completion)
+    },
+};
+
+/// By the API that is compatible with `OpenAI`'s.
+pub const COHERE: Kind = Kind {
+    name: "cohere",
+    base_url: Some("https://api.cohere.com/compatibility/v1"),
+    base_path: BasePath::Usual("/compatibility/v1"),
+    auth: Auth::Bearer,
+    ways: &[CHAT, EMBEDDINGS],
+    habits: Habits {
+        // 498: the key is over; 499: the call was given up.
+        retry: &[429, 500, 502, 503, 504],
+        ..habits(false, MaxTokens::Plain)
+    },
+};
+
+/// Any server that speaks like `OpenAI`: Ollama, vLLM, llama.cpp and many others.
+pub const COMPATIBLE: Kind = Kind {
+    name: "compatible",
+    base_url: None,
+    base_path: BasePath::Usual("/v1"),
+    auth: Auth::Bearer,
+    ways: &[
+        CHAT,
+        EMBEDDINGS,
+        IMAGES,
+        SPEECH,
+        TRANSCRIPTIONS,
+        TRANSLATIONS,
+        MODERATIONS,
+        MODELS,
+    ],
+    habits: habits(true, MaxTokens::Plain),
+};
+
+pub static KINDS: &[&Kind] = &[
+    &OPENAI,
+    &ANTHROPIC,
+    &GEMINI,
+    &MISTRAL,
+    &DEEPSEEK,
+    &GROQ,
+    &XAI,
+    &TOGETHER,
+    &OPENROUTER,
+    &PERPLEXITY,
+    &AZURE,
+    &COHERE,
+    &COMPATIBLE,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn each_kind_is_there_once_and_speaks_something() {
+        let names: HashSet<_> = KINDS.iter().map(|kind| kind.name).collect();
+        assert_eq!(names.len(), KINDS.len());
+        for kind in KINDS {
+            assert_eq!(Kind::find(kind.name), Some(*kind));
+            assert!(kind.dialect(Operation::Chat).is_some(), "{}", kind.name);
+            let ways: HashSet<_> = kind.ways.iter().map(|way| way.operation).collect();
+            assert_eq!(ways.len(), kind.ways.len(), "{}", kind.name);
+            for way in kind.ways {
+                assert!(way.path.starts_with('/'), "{}: {}", kind.name, way.path);
+            }
+        }
+        assert_eq!(Kind::find("opneai"), None);
+    }
+
+    #[test]
+    fn a_default_base_url_says_what_a_bare_one_would() {
+        for kind in KINDS {
+            let Some(url) = kind.base_url else { continue };
+            let rest = url.strip_prefix("https://").unwrap();
+            let path = rest.split_once('/').map_or("", |(_, path)| path);
+            let with = kind.base_path_of(&format!("/{path}"));
+            assert_eq!(with, kind.base_path_of(""), "{}", kind.name);
+        }
+    }
+
+    #[test]
+    fn a_base_path_is_understood_with_and_without_its_version() {
+        for (kind, path, base) in [
+            (&OPENAI, "", "/v1"),
+            (&OPENAI, "/", "/v1"),
+            (&OPENAI, "/v1/", "/v1"),
+            (&OPENAI, "/proxy", "/proxy"),
+            (&GROQ, "", "/openai/v1"),
+            (&ANTHROPIC, "", ""),
+            (&ANTHROPIC, "/v1", ""),
+            (&ANTHROPIC, "/v1/", ""),
+            (&ANTHROPIC, "/anthropic/v1", "/anthropic"),
+            (&ANTHROPIC, "/dev1", "/dev1"),
+            (&GEMINI, "/v1beta", ""),
+            (&GEMINI, "/gemini/", "/gemini"),
+            (&AZURE, "/", "/openai/v1"),
+            (&COMPATIBLE, "", "/v1"),
+            (&COMPATIBLE, "/api/openai", "/api/openai"),
+        ] {
+            assert_eq!(kind.base_path_of(path), base, "{} {path}", kind.name);
+        }
+    }
+
+    #[test]
+    fn a_path_names_the_model_where_the_provider_wants_it() {
+        for (kind, operation, model, stream, path) in [
+            (&OPENAI, Operation::Chat, "gpt-5", true, "/chat/completions"),
+            (
+                &GEMINI,
+                Operation::GenerateContent,
+                "gemini-2.5-pro",
+                false,
+                "/v1beta/models/gemini-2.5-pro:generateContent",
+            ),
+            (
+                &GEMINI,
+                Operation::GenerateContent,
+                "gemini-2.5-pro",
+                true,
+                "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
+            ),
+            (
+                &GEMINI,
+                Operation::CountTokens,
+                "m",
+                true,
+                "/v1beta/models/m:countTokens",
+            ),
+            (
+                &GEMINI,
+                Operation::EmbedContent,
+                "../../x?y#z%",
+                false,
+                "/v1beta/models/..%2F..%2Fx%3Fy%23z%25:embedContent",
+            ),
+            (
+                &GEMINI,
+                Operation::CountTokens,
+                "..",
+                false,
+                "/v1beta/models/%2E%2E:countTokens",
+            ),
+        ] {
+            let way = kind.way(operation).unwrap();
+            assert_eq!(way.path(model, stream), path);
+        }
+    }
+
+    #[test]
+    fn a_caller_is_answered_in_its_own_words_where_the_provider_knows_them() {
+        for (kind, with, speaks) in [
+            (&OPENAI, Operation::Chat, Operation::Chat),
+            (&OPENAI, Operation::Responses, Operation::Responses),
+            (&OPENAI, Operation::Messages, Operation::Responses),
+            (&ANTHROPIC, Operation::Chat, Operation::Messages),
+            (&OPENROUTER, Operation::Messages, Operation::Messages),
+            (&COMPATIBLE, Operation::Responses, Operation::Chat),
+            (&GEMINI, Operation::Chat, Operation::GenerateContent),
+            (&GEMINI, Operation::Embeddings, Operation::GenerateContent),
+        ] {
+            let way = kind.dialect(with).unwrap();
+            assert_eq!(way.operation, speaks, "{} {}", kind.name, with.name());
+        }
+    }
+
+    #[test]
+    fn a_key_is_shown_as_the_provider_wants_it() {
+        for (kind, operation, name, value) in [
+            (&OPENAI, Operation::Chat, "authorization", "Bearer k"),
+            (&ANTHROPIC, Operation::Messages, "x-api-key", "k"),
+            (&GEMINI, Operation::GenerateContent, "x-goog-api-key", "k"),
+            (&GEMINI, Operation::Embeddings, "authorization", "Bearer k"),
+            (&AZURE, Operation::Chat, "api-key", "k"),
+        ] {
+            let auth = kind.way(operation).unwrap().auth(kind);
+            assert_eq!(auth.header("k"), (name, value.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_status_means_what_the_provider_means_by_it() {
+        for (kind, status, fault, again) in [
+            (&OPENAI, 429, FaultKind::RateLimited, true),
+            (&OPENAI, 400, FaultKind::InvalidRequest, false),
+            (&OPENAI, 401, FaultKind::Authentication, false),
+            (&OPENAI, 500, FaultKind::Server, true),
+            (&ANTHROPIC, 529, FaultKind::Overloaded, true),
+            (&DEEPSEEK, 402, FaultKind::Quota, false),
+            (&GROQ, 498, FaultKind::Overloaded, false),
+            (&OPENROUTER, 502, FaultKind::Overloaded, true),
+        ] {
+            assert_eq!(kind.fault_of(status), fault, "{} {status}", kind.name);
+            assert_eq!(kind.may_retry(status), again, "{} {status}", kind.name);
+        }
+    }
+}

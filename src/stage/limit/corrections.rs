@@ -1,0 +1,61 @@
+//! What charges in Redis turn out to have been, told there beside the requests: nobody waits for it.
+//!
+//! Invariant: each is told once at most. A call of which nobody knows whether it was done is not made again.
+
+use super::counter::Correction;
+use super::counter::redis::Shared;
+use crate::observe::metrics::LimitMetrics;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// Corrections that wait to be told. Those beyond it are lost, and counted as such.
+const WAITING_MAX: usize = 1 << 14;
+
+/// Corrections in one call: some 100 microseconds of Redis.
+const BATCH: usize = 64;
+
+pub struct Corrections {
+    queue: mpsc::Sender<Correction>,
+    task: AbortHandle,
+    metrics: Arc<LimitMetrics>,
+}
+
+impl Corrections {
+    /// Must be called inside the runtime that is to carry the task.
+    pub fn start(shared: Arc<Shared>, metrics: Arc<LimitMetrics>) -> Self {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let task = tokio::spawn(tell(shared, waiting, Arc::clone(&metrics)));
+        Self {
+            queue,
+            task: task.abort_handle(),
+            metrics,
+        }
+    }
+
+    pub fn send(&self, correction: Correction) {
+        if self.queue.try_send(correction).is_err() {
+            self.metrics.corrections_lost.inc();
+        }
+    }
+}
+
+impl Drop for Corrections {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn tell(
+    shared: Arc<Shared>,
+    mut waiting: mpsc::Receiver<Correction>,
+    metrics: Arc<LimitMetrics>,
+) {
+    let mut corrections = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut corrections, BATCH).await > 0 {
+        if shared.correct(&corrections).await.is_err() {
+            metrics.corrections_lost.inc_by(corrections.len() as u64);
+        }
+        corrections.clear();
+    }
+}
