@@ -47,6 +47,7 @@ build-needs:
 	@.ci/install cmake cc:build-essential
 test-needs:
 	@.ci/install redis-server
+	@.ci/sdks
 bench-needs:
 	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux
 check-needs:

@@ -46,6 +46,9 @@ pub struct Part {
 pub trait AdminView: Send + Sync {
     fn readiness(&self) -> Vec<Part>;
 
+    /// Where limits are counted now: `memory`, `redis`, or `local` while Redis is gone.
+    fn limit_mode(&self) -> &'static str;
+
     /// Pools, endpoints, health, requests in flight, revision of the configuration.
     fn status(&self) -> Value;
 
@@ -109,10 +112,14 @@ async fn show_metrics(State(admin): State<Admin>) -> Response {
 async fn show_readiness(State(admin): State<Admin>) -> Response {
     let parts = admin.view.readiness();
     let waiting: Vec<&Part> = parts.iter().filter(|part| !part.ready).collect();
+    let limits = admin.view.limit_mode();
     if waiting.is_empty() {
-        return (StatusCode::OK, "ok\n").into_response();
+        // A store that is gone is told, and makes nothing unready: requests are served, as rules say.
+        return (StatusCode::OK, format!("ok\nlimits: {limits}\n")).into_response();
     }
-    let body = json!({ "code": "not_ready", "message": "not ready yet", "not_ready": waiting });
+    let body = json!({
+        "code": "not_ready", "message": "not ready yet", "not_ready": waiting, "limits": limits,
+    });
     (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
 }
 

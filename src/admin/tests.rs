@@ -42,6 +42,10 @@ impl AdminView for View {
         ]
     }
 
+    fn limit_mode(&self) -> &'static str {
+        "local"
+    }
+
     fn status(&self) -> Value {
         json!({ "revision": self.revision.load(Ordering::SeqCst) })
     }
@@ -216,9 +220,12 @@ async fn the_metrics_page_is_prometheus_text_with_gauges_of_this_moment() {
 #[tokio::test]
 async fn readiness_names_the_part_that_is_not_ready() {
     let admin = start().await;
+    let answer = admin.ask("GET /readyz HTTP/1.1").await;
+    assert!(answer.ends_with("ok\nlimits: local\n"), "{answer}");
     admin.view.waits_for_dns.store(true, Ordering::SeqCst);
     let answer = admin.ask("GET /readyz HTTP/1.1").await;
     assert_eq!(status(&answer), 503);
+    assert_eq!(json_body(&answer)["limits"], "local");
     let expected = json!([{ "name": "dns", "ready": false, "why": "app.internal is unknown" }]);
     assert_eq!(json_body(&answer)["not_ready"], expected);
     assert_eq!(status(&admin.ask("GET /livez HTTP/1.1").await), 200);

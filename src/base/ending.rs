@@ -43,6 +43,8 @@ endings! {
     TunnelClosed, "tunnel_closed", Nobody;
     /// A tunnel was silent for longer than its idle limit.
     TunnelIdle, "tunnel_idle", Nobody;
+    /// The user of a WebSocket sent more messages than the route allows in a minute.
+    TunnelOverLimit, "tunnel_over_limit", Client;
     /// The gateway was stopping and its deadline had come.
     CutByDrain, "cut_by_drain", Gateway;
     /// The caller left before the answer was whole (status 499 when none was sent).

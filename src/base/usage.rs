@@ -27,6 +27,24 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Each class by its name, as it is logged and counted.
+    pub fn classes(&self) -> [(&'static str, u64); 12] {
+        [
+            ("input", self.input),
+            ("cache_read", self.cache_read),
+            ("cache_write", self.cache_write),
+            ("cache_write_hour", self.cache_write_hour),
+            ("input_audio", self.input_audio),
+            ("input_image", self.input_image),
+            ("output", self.output),
+            ("reasoning", self.reasoning),
+            ("output_audio", self.output_audio),
+            ("output_image", self.output_image),
+            ("searches", self.searches),
+            ("audio_ms", self.audio_ms),
+        ]
+    }
+
     /// Tokens of the prompt, of all classes.
     pub fn total_input(&self) -> u64 {
         [

@@ -23,6 +23,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a request that was not refused meets next.
 pub enum Next {
@@ -232,7 +233,9 @@ fn open_tunnel(
         return Err(refuse(RejectKind::OriginNotAllowed, "origin"));
     }
     let user = identify::counted(ctx).ok_or(RejectKind::Internal)?;
-    let tunnel = route.tunnels.open(user, settings, &route.metrics);
+    let tunnel = route
+        .tunnels
+        .open((user, Instant::now()), settings, &route.metrics);
     tunnel
         .map(Some)
         .map_err(|reason| refuse(RejectKind::TooManyWebSockets, reason))

@@ -8,8 +8,8 @@ use crate::base::ending::Ending;
 use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
-use crate::snapshot::{ListenerRules, Measures, Route, Snapshot, Tunnel};
-use crate::stage::limit::headers::Headers as LimitHeaders;
+use crate::snapshot::{ListenerRules, Measures, Meter, Route, Snapshot, Tunnel};
+use crate::stage::limit::headers::{Headers as LimitHeaders, Standing};
 use crate::stage::limit::permits::Permits;
 use crate::stage::listen::forwarded::ForwardedHeaders;
 use crate::stage::listen::shield::Place;
@@ -90,6 +90,8 @@ pub struct Admission {
     pub sticky: Sticky,
     /// How the caller stands to its limits, for every answer.
     pub limit_headers: Option<LimitHeaders>,
+    /// How it stands to the tightest rule about requests, and about tokens; told to callers of models.
+    pub standings: [Option<Standing>; 2],
     /// Places in flight that the request holds; given back on drop.
     pub permits: Permits,
 }
@@ -107,6 +109,7 @@ impl Admission {
             tunnel: None,
             sticky: Sticky::Off,
             limit_headers: None,
+            standings: [None; 2],
             permits: Permits::default(),
         }
     }
@@ -280,6 +283,12 @@ impl RequestContext {
             .map_or(LIMIT_WITHOUT_ROUTE, |route| route.settings.websocket.idle.0)
     }
 
+    /// Counts the messages of a WebSocket, if they are limited.
+    pub fn message_meter(&self) -> Option<Meter> {
+        let tunnel = self.admission.as_ref()?.tunnel.as_ref()?;
+        tunnel.meter().cloned()
+    }
+
     /// Whether the request asked for a WebSocket and was admitted as one.
     pub fn is_tunnel(&self) -> bool {
         self.admission
@@ -311,6 +320,9 @@ impl RequestContext {
         let admission = self.admission.as_ref();
         if let Some(limits) = admission.and_then(|admission| admission.limit_headers.as_ref()) {
             limits.write(headers);
+        }
+        if self.inference.is_some() {
+            super::infer::headers::standings(headers, self.admission.as_ref());
         }
         if let Some(route) = self.route() {
             super::forward::change(headers, &route.response_headers);

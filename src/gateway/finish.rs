@@ -7,6 +7,7 @@ use crate::base::ending::Ending;
 use crate::base::reject::Reject;
 use crate::observe::access_log::{self, AccessLog, Record};
 use crate::observe::metrics::{Finished, Metrics, RouteMetrics};
+use crate::stage::limit::counters::Now;
 use crate::stage::upstream::retry::Failure;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -38,9 +39,6 @@ pub(super) fn report(ctx: &mut RequestContext) {
         return;
     }
     settle_attempt(ctx);
-    let Some(arrival) = &ctx.arrival else {
-        return;
-    };
     let ending = ctx.ending.unwrap_or_else(ending_of_cut);
     let status = if ctx.status == 0 && ending.client_is_gone() {
         CLIENT_LEFT
@@ -48,6 +46,10 @@ pub(super) fn report(ctx: &mut RequestContext) {
         ctx.status
     };
     let took = ctx.started.elapsed();
+    settle_tokens(ctx);
+    let Some(arrival) = &ctx.arrival else {
+        return;
+    };
     count(ctx, arrival, ending, (status, took));
     log(ctx, arrival, ending, (status, took));
 }
@@ -73,6 +75,17 @@ fn settle_attempt(ctx: &mut RequestContext) {
         upstream.count_attempts(ctx.attempts.iter().map(Attempt::measures));
     }
     ctx.lease = None;
+}
+
+/// What a call has really cost, under rules that count tokens.
+fn settle_tokens(ctx: &mut RequestContext) {
+    let Some(inference) = &ctx.inference else {
+        return;
+    };
+    let tokens = inference.usage.total();
+    if let Some(admission) = &mut ctx.admission {
+        admission.permits.settle(tokens, Now::read());
+    }
 }
 
 fn count(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): (u16, Duration)) {
@@ -147,6 +160,7 @@ fn log(ctx: &RequestContext, arrival: &Arrival, ending: Ending, (status, took): 
             .as_ref()
             .and_then(|reject| reject.rule.as_deref()),
         websocket: ctx.is_tunnel(),
+        inference: ctx.inference.as_ref().map(|inference| inference.record()),
     });
 }
 

@@ -6,6 +6,7 @@ use crate::base::reject::Reject;
 use crate::snapshot::Route;
 use crate::stage::limit::counters::Now;
 use crate::stage::limit::rule::Subject;
+use std::sync::Arc;
 
 /// What a call of a model would use, at a guess.
 pub struct Demand<'a> {
@@ -29,9 +30,31 @@ pub async fn acquire(
     let decision = route.limits.acquire(&subject, Now::read).await;
     if let Some(admission) = &mut ctx.admission {
         admission.limit_headers = decision.headers;
+        admission.standings = [decision.requests, decision.tokens];
         admission.permits = decision.permits;
     }
     decision.reject.map_or(Ok(()), Err)
+}
+
+/// Counts a call that was counted already as one of another provider. If that provider's rules refuse it, all
+/// is as it was.
+pub async fn move_on(ctx: &mut RequestContext, demand: &Demand<'_>) -> Result<(), Reject> {
+    let Some(route) = ctx.route().map(Arc::clone) else {
+        return Ok(());
+    };
+    let Some(admission) = &mut ctx.admission else {
+        return Ok(());
+    };
+    let mut permits = std::mem::take(&mut admission.permits);
+    let subject = subject(ctx, &route, Some(demand));
+    let moved = route
+        .limits
+        .move_to_provider(&mut permits, &subject, Now::read);
+    let moved = moved.await;
+    if let Some(admission) = &mut ctx.admission {
+        admission.permits = permits;
+    }
+    moved
 }
 
 /// Of an anonymous caller the address stands for the user.
@@ -50,6 +73,6 @@ fn subject<'a>(
         model: demand.map(|demand| demand.model),
         route: Some(&route.name),
         address: client.map(Client::subscriber),
-        tokens: 0,
+        tokens: demand.map_or(0, |demand| demand.tokens),
     }
 }

@@ -3,16 +3,17 @@
 use super::attempt::Held;
 use super::life::Flight;
 use crate::base::ending::Ending;
+use crate::snapshot::Meter;
 use crate::stage::upstream::exchange::Exchange;
 use crate::wire::link::Link;
-use crate::wire::websocket::{self, FrameTracker};
+use crate::wire::websocket::{Close, FrameTracker, begins_message};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Read at once, into a buffer that all tunnels of a worker share.
@@ -21,7 +22,7 @@ const SCRATCH: usize = 16 * 1024;
 /// When one side has ended, the other has this long to do the same.
 const HALF_OPEN_MAX: Duration = Duration::from_secs(10);
 
-/// For the close frames of a process that ends, and what they are answered with.
+/// For close frames of ours, and what they are answered with.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 thread_local! {
@@ -43,7 +44,9 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
     let idle = ctx.tunnel_limit();
     let mut bytes = (0_u64, 0_u64);
     let (mut up, mut down) = (Direction::default(), Direction::default());
-    let mut cutting = false;
+    up.meter = ctx.message_meter();
+    // Why we have said goodbye, if we have.
+    let mut leaving = None;
     timer.set(idle, None);
     let ended = poll_fn(|cx| {
         let before = (bytes, up.state, down.state);
@@ -52,21 +55,27 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
         match (upward, downward) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(())))
             | (Poll::Ready(Err(_)), _)
-            | (_, Poll::Ready(Err(_))) => return Poll::Ready(ending(cutting, false)),
+            | (_, Poll::Ready(Err(_))) => return Poll::Ready(ending(leaving, false)),
             _ => {}
         }
-        if !cutting && timer.poll_cut(cx).is_ready() {
-            cutting = true;
-            timer.set(FAREWELL_MAX, None);
-            up.farewell = Some(websocket::going_away_masked(
-                fastrand::u32(..).to_be_bytes(),
-            ));
-            down.farewell = Some(websocket::going_away());
-            // Both may be able to say it at once.
-            cx.waker().wake_by_ref();
+        if leaving.is_none() {
+            leaving = if up.is_over {
+                Some(Close::TooManyMessages)
+            } else if timer.poll_cut(cx).is_ready() {
+                Some(Close::GoingAway)
+            } else {
+                None
+            };
+            if let Some(close) = leaving {
+                timer.set(FAREWELL_MAX, None);
+                up.say(close.masked_frame(fastrand::u32(..).to_be_bytes()));
+                down.say(close.frame());
+                // Both may be able to say it at once.
+                cx.waker().wake_by_ref();
+            }
         }
         let is_whole = up.state == State::Open && down.state == State::Open;
-        if before != (bytes, up.state, down.state) && !cutting {
+        if before != (bytes, up.state, down.state) && leaving.is_none() {
             let limit = if is_whole {
                 idle
             } else {
@@ -74,7 +83,7 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
             };
             timer.set(limit, None);
         }
-        timer.poll(cx).map(|()| ending(cutting, is_whole))
+        timer.poll(cx).map(|()| ending(leaving, is_whole))
     })
     .await;
     caller.bytes_in = bytes.0;
@@ -82,11 +91,12 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
     ctx.end(ended);
 }
 
-fn ending(cutting: bool, idle: bool) -> Ending {
-    match (cutting, idle) {
-        (true, _) => Ending::CutByDrain,
-        (false, true) => Ending::TunnelIdle,
-        (false, false) => Ending::TunnelClosed,
+fn ending(leaving: Option<Close>, idle: bool) -> Ending {
+    match (leaving, idle) {
+        (Some(Close::GoingAway), _) => Ending::CutByDrain,
+        (Some(Close::TooManyMessages), _) => Ending::TunnelOverLimit,
+        (None, true) => Ending::TunnelIdle,
+        (None, false) => Ending::TunnelClosed,
     }
 }
 
@@ -96,6 +106,10 @@ struct Direction {
     frames: FrameTracker,
     /// To be said as soon as the frame under way has ended.
     farewell: Option<Bytes>,
+    /// How many messages may pass, if that is limited.
+    meter: Option<Meter>,
+    /// A message came that was one too many; nothing passes any more.
+    is_over: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -129,11 +143,12 @@ impl Direction {
                     to.out.put(self.farewell.take().unwrap_or_default());
                     self.state = State::Said;
                 }
+                // Whoever runs us says goodbye.
+                State::Open if self.is_over => return Poll::Pending,
                 State::Open if from.inbox.is_empty() => {
-                    let moved = ready!(self.move_once(cx, from, to))?;
-                    *bytes += moved as u64;
-                    if moved == 0 {
-                        self.state = State::Ending;
+                    match ready!(self.move_once(cx, from, to))? {
+                        Some(moved) => *bytes += moved as u64,
+                        None => self.state = State::Ending,
                     }
                 }
                 State::Open => {
@@ -159,22 +174,39 @@ impl Direction {
         }
     }
 
-    /// How much of these bytes may go: all, or what the last frame still needs.
+    fn say(&mut self, farewell: Bytes) {
+        self.farewell = Some(farewell);
+    }
+
+    /// How much of these bytes may go: all, what the last frame still needs, or what comes before a message
+    /// that is too many.
     fn pass(&mut self, bytes: &[u8]) -> usize {
         if self.farewell.is_some() {
             return self.frames.pass_frame(bytes);
         }
-        self.frames.pass(bytes);
-        bytes.len()
+        let Some(meter) = &self.meter else {
+            self.frames.pass(bytes);
+            return bytes.len();
+        };
+        let mut passed = 0;
+        while let Some(first) = bytes.get(passed) {
+            let begins = self.frames.is_between_frames() && begins_message(*first);
+            if begins && !meter.take(Instant::now()) {
+                self.is_over = true;
+                break;
+            }
+            passed += self.frames.pass_frame(&bytes[passed..]);
+        }
+        passed
     }
 
-    /// One read, and what the other side takes of it at once; the rest waits for it. 0: the end.
+    /// One read, and what the other side takes of it at once; the rest waits for it. None: the end.
     fn move_once<A, B>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Link<A>,
         to: &mut Link<B>,
-    ) -> Poll<io::Result<usize>>
+    ) -> Poll<io::Result<Option<usize>>>
     where
         A: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
@@ -182,10 +214,13 @@ impl Direction {
         BUFFER.with_borrow_mut(|buffer| {
             let mut buf = ReadBuf::new(buffer);
             ready!(Pin::new(&mut from.io).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(None));
+            }
             let part = self.pass(buf.filled());
             let part = &buf.filled()[..part];
             if part.is_empty() {
-                return Poll::Ready(Ok(0));
+                return Poll::Ready(Ok(Some(0)));
             }
             let sent = match Pin::new(&mut to.io).poll_write(cx, part) {
                 Poll::Ready(sent) => sent?,
@@ -195,7 +230,7 @@ impl Direction {
                 to.out.put(Bytes::copy_from_slice(&part[sent..]));
             }
             to.out.set_unflushed();
-            Poll::Ready(Ok(part.len()))
+            Poll::Ready(Ok(Some(part.len())))
         })
     }
 }

@@ -11,6 +11,7 @@ mod writer;
 use super::metrics::Metrics;
 use crate::base::client::Peer;
 use crate::base::ending::Ending;
+use crate::base::usage::Usage;
 use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
@@ -68,6 +69,30 @@ pub struct Record<'a> {
     /// The rule of `limits` that refused.
     pub limit: Option<&'a str>,
     pub websocket: bool,
+    /// What a call of a model came to; written only for such.
+    pub inference: Option<Inference<'a>>,
+}
+
+/// A call of a model.
+#[derive(Debug, Clone)]
+pub struct Inference<'a> {
+    /// `chat`, `messages`, `embeddings`.
+    pub operation: &'a str,
+    /// As the caller named it.
+    pub model: &'a str,
+    /// The one that answered, or was tried last, and what it calls the model.
+    pub provider: Option<&'a str>,
+    pub provider_model: Option<&'a str>,
+    pub stream: bool,
+    /// How the answer ended: `stop`, `length`, `tool_calls`, `content_filter`.
+    pub stop: Option<&'a str>,
+    pub usage: Usage,
+    /// `reported` by the provider, `estimated` by us, or `none`.
+    pub usage_source: &'a str,
+    /// From the request's head to the first content.
+    pub first_token: Option<Duration>,
+    /// Of the answer, from its first content on.
+    pub tokens_per_second: Option<f64>,
 }
 
 /// One try at one endpoint.

@@ -49,6 +49,11 @@ impl AdminView for Server {
         ]
     }
 
+    fn limit_mode(&self) -> &'static str {
+        let snapshot = self.gateway.current.load();
+        snapshot.limits.counters().mode().name()
+    }
+
     fn status(&self) -> Value {
         let snapshot = self.gateway.current.load();
         let report = self

@@ -366,3 +366,6 @@ fn pool(settings: &ProviderSettings, base: &BaseUrl) -> Option<PoolSettings> {
         ..PoolSettings::default()
     })
 }
+
+#[cfg(test)]
+mod tests;

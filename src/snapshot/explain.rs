@@ -173,9 +173,14 @@ fn explain_route(text: &mut String, config: &Config, route: &RouteSettings) {
     line(text, "body", format_args!("at most {}", route.body_max()));
     let websocket = &route.websocket;
     let websockets = if websocket.enabled {
+        let messages = websocket.messages_per_minute;
+        let messages = messages.map(|most| format!(", {most} messages a minute of one user"));
         format!(
-            "idle {}, at most {} and {} of one user",
-            websocket.idle, websocket.max, websocket.max_per_user
+            "idle {}, at most {} and {} of one user{}",
+            websocket.idle,
+            websocket.max,
+            websocket.max_per_user,
+            messages.unwrap_or_default()
         )
     } else {
         "not taken".to_owned()

@@ -2,8 +2,59 @@
 
 use bytes::Bytes;
 
-/// Status 1001: the server is going away (RFC 6455 section 7.4.1).
-const GOING_AWAY: [u8; 2] = 1001_u16.to_be_bytes();
+/// Why a WebSocket is closed (RFC 6455 section 7.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Close {
+    /// The server is going away.
+    GoingAway,
+    /// A rule was broken: more messages than may be sent.
+    TooManyMessages,
+}
+
+impl Close {
+    /// The status, and a reason of at most 123 bytes for whoever reads it.
+    fn words(self) -> (u16, &'static str) {
+        match self {
+            Self::GoingAway => (1001, ""),
+            Self::TooManyMessages => (1008, "too many messages"),
+        }
+    }
+
+    fn payload(self) -> Vec<u8> {
+        let (status, reason) = self.words();
+        let mut payload = status.to_be_bytes().to_vec();
+        payload.extend(reason.as_bytes());
+        payload
+    }
+
+    /// A close frame as servers send it.
+    pub fn frame(self) -> Bytes {
+        let payload = self.payload();
+        let mut frame = vec![0x88, length_of(&payload)];
+        frame.extend(payload);
+        frame.into()
+    }
+
+    /// A close frame as clients send it, masked with `mask`.
+    pub fn masked_frame(self, mask: [u8; 4]) -> Bytes {
+        let payload = self.payload();
+        let mut frame = vec![0x88, 0x80 | length_of(&payload)];
+        frame.extend(mask);
+        let masked = payload.iter().zip(mask.iter().cycle());
+        frame.extend(masked.map(|(byte, mask)| byte ^ mask));
+        frame.into()
+    }
+}
+
+fn length_of(payload: &[u8]) -> u8 {
+    u8::try_from(payload.len()).expect("a status and a short reason")
+}
+
+/// Whether a frame that begins with this byte is the first of a message: text or binary. What continues one,
+/// and control frames, are not (RFC 6455 section 5.2).
+pub fn begins_message(first: u8) -> bool {
+    matches!(first & 0x0f, 1 | 2)
+}
 
 /// Follows the frames of one direction.
 #[derive(Debug, Default)]
@@ -69,17 +120,6 @@ fn payload_of(head: &[u8]) -> Option<u64> {
     (head.len() == size + masked).then_some(length)
 }
 
-/// A close frame as servers send it.
-pub fn going_away() -> Bytes {
-    Bytes::copy_from_slice(&[0x88, 2, GOING_AWAY[0], GOING_AWAY[1]])
-}
-
-/// A close frame as clients send it, masked with `mask`.
-pub fn going_away_masked(mask: [u8; 4]) -> Bytes {
-    let [a, b, c, d] = mask;
-    Bytes::copy_from_slice(&[0x88, 0x82, a, b, c, d, GOING_AWAY[0] ^ a, GOING_AWAY[1] ^ b])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,11 +169,42 @@ mod tests {
 
     #[test]
     fn the_last_word_is_a_close_frame() {
-        assert_eq!(&going_away()[..], [0x88, 2, 0x03, 0xe9]);
-        let masked = going_away_masked([1, 2, 3, 4]);
-        assert_eq!([masked[6] ^ 1, masked[7] ^ 2], [0x03, 0xe9]);
-        let mut tracker = FrameTracker::default();
-        tracker.pass(&masked);
-        assert!(tracker.is_between_frames());
+        for (close, status, reason) in [
+            (Close::GoingAway, 1001_u16, ""),
+            (Close::TooManyMessages, 1008, "too many messages"),
+        ] {
+            let [high, low] = status.to_be_bytes();
+            let mut payload = vec![high, low];
+            payload.extend(reason.as_bytes());
+            let frame = close.frame();
+            assert_eq!(frame[0], 0x88);
+            assert_eq!(usize::from(frame[1]), payload.len());
+            assert_eq!(frame[2..], payload);
+            let masked = close.masked_frame([1, 2, 3, 4]);
+            assert_eq!(masked[1], 0x80 | frame[1]);
+            let mask = [1, 2, 3, 4].into_iter().cycle();
+            let clear: Vec<u8> = masked[6..].iter().zip(mask).map(|(a, b)| a ^ b).collect();
+            assert_eq!(clear, payload);
+            let mut tracker = FrameTracker::default();
+            tracker.pass(&masked);
+            assert!(tracker.is_between_frames());
+        }
+    }
+
+    #[test]
+    fn only_text_and_binary_begin_a_message() {
+        for (first, begins) in [
+            (0x81, true),
+            (0x01, true),
+            (0x82, true),
+            (0xc1, true),
+            (0x80, false),
+            (0x00, false),
+            (0x88, false),
+            (0x89, false),
+            (0x8a, false),
+        ] {
+            assert_eq!(begins_message(first), begins, "{first:#x}");
+        }
     }
 }

@@ -557,8 +557,8 @@ async fn retries_and_timeouts() {
 async fn limits() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
     let secret = "a secret of more than thirty-two bytes";
-    let mut alice = claims("alice");
-    alice["aud"] = "authenticated".into();
+    // No more than a token must have.
+    let alice = serde_json::json!({ "sub": "alice", "exp": claims("alice")["exp"] });
     let token = format!("Bearer {}", Signer::secret(secret).claims(&alice));
     let ours = [("authorization", token.as_str())];
     for url in ["memory".to_owned(), redis.url()] {
@@ -567,6 +567,11 @@ async fn limits() {
             ("REDIS_URL", &url),
             ("JWT_SECRET", &secret),
         ];
+        let supabase: &[(&str, &dyn Display)] = &[("JWT_AUDIENCE", &"authenticated")];
+        let strict = start("limits", &[values, supabase].concat()).await;
+        let mut client = Client::connect(&strict).await;
+        let refused = client.request("GET", "/", &ours, b"").await;
+        refused.assert_refused(401, "invalid_credential");
         let gateway = start("limits", values).await;
         let mut client = Client::connect(&gateway).await;
         assert_eq!(client.get("/").await.status, 401);
@@ -589,6 +594,12 @@ async fn limits() {
             let policy = answer.header("ratelimit-policy").unwrap_or_default();
             assert!(policy.contains("\"uploads\";q=2;w=3600"), "{policy}");
         }
+        let mut pro = alice.clone();
+        pro["app_metadata"] = serde_json::json!({ "plan": "pro" });
+        let token = format!("Bearer {}", Signer::secret(secret).claims(&pro));
+        let theirs = [("authorization", token.as_str())];
+        let answer = client.request("POST", "/upload", &theirs, b"file").await;
+        assert_eq!(answer.status, 200, "a plan has more");
         let mode = gateway.status().await["limits"]["mode"].clone();
         let expected = if url == "memory" { "memory" } else { "redis" };
         assert_eq!(mode, expected);

@@ -1,8 +1,8 @@
 //! Who is calling: credentials in all places, tokens and their issuers, and what an endpoint is told.
 
 use crate::harness::{
-    Authority, Client, ClientH2, Gateway, KeyIssuer, Reply, Signer, Tls, Upstream, WebSocket,
-    claims, eventually, finish, hash, key_set, unix_now,
+    Authority, Client, ClientH2, Gateway, KeyIssuer, RedisServer, Reply, Signer, Tls, Upstream,
+    WebSocket, claims, eventually, finish, hash, key_set, unix_now,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -683,6 +683,66 @@ async fn limits_count_users_and_not_addresses() {
     let answer = client.request("GET", "/", &wrong, b"").await;
     answer.assert_refused(401, "invalid_credential");
     assert!(answer.header("ratelimit").is_none());
+}
+
+#[tokio::test]
+async fn users_and_plans_have_quotas_of_their_own_by_key_or_token() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let hash = hashed(KEY);
+    let methods = format!(
+        "  apps: {{ keys: {{ known: [{{ name: ci, hash: '{hash}', user: robot, plan: internal }}] }} }}
+  users: {{ jwt: {{ secret: '{SECRET}', audience: app, plan: app_metadata.plan }} }}
+"
+    );
+    let limits = "
+limits:
+  rules:
+    user: { by: user, requests: 2, per: day, plans: { pro: 4, internal: 5 }, users: { alice: 6 } }
+    bucket: { by: user, requests: 3, per: day, algorithm: gcra, plans: { pro: 9, internal: 9 }, users: { alice: 9 } }
+";
+    let yaml = document(&methods, "[apps, users]", "")
+        + limits
+        + "redis: { url: '{{redis}}', timeout: 5s }\n";
+    let signer = Signer::secret(SECRET);
+    let token = |user: &str, plan: Option<&str>| {
+        let mut told = claims(user);
+        if let Some(plan) = plan {
+            told["app_metadata"] = json!({ "plan": plan });
+        }
+        signer.claims(&told)
+    };
+    for url in ["memory".to_owned(), redis.url()] {
+        let gateway = Gateway::start(&yaml, &[("app", &app), ("redis", &url)]).await;
+        for (credential, user, plan, quota) in [
+            (token("bob", None), "bob", None, 2),
+            (token("carol", Some("free")), "carol", Some("free"), 2),
+            (token("dave", Some("pro")), "dave", Some("pro"), 4),
+            // A user of its own comes before its plan.
+            (token("alice", Some("pro")), "alice", Some("pro"), 6),
+            (KEY.to_owned(), "robot", Some("internal"), 5),
+        ] {
+            let shown = bearer(&credential);
+            let headers = [("authorization", shown.as_str())];
+            let mut client = Client::connect(&gateway).await;
+            for nth in 0..8 {
+                let answer = client.request("GET", "/", &headers, b"").await;
+                let expected = if nth < quota { 200 } else { 429 };
+                assert_eq!(answer.status, expected, "{user} {nth} in {url}");
+                let policy = answer.header("ratelimit-policy").unwrap_or_default();
+                let item = format!("\"user\";q={quota};w=86400");
+                assert!(policy.contains(&item), "{user}: {policy}");
+            }
+            // Operators are told the same.
+            let plan = plan.map(|plan| format!("&plan={plan}")).unwrap_or_default();
+            let page = format!("/status/limits?user={user}{plan}");
+            let told = gateway.admin("GET", &page).await.json();
+            let rules = told["rules"].as_array().cloned().unwrap_or_default();
+            let rule = rules.iter().find(|rule| rule["rule"] == "user").unwrap();
+            assert_eq!(rule["limit"], quota, "{told}");
+            assert_eq!(rule["remaining"], 0, "{told}");
+        }
+        gateway.settled().await;
+    }
 }
 
 #[tokio::test]

@@ -438,15 +438,15 @@ async fn without_redis_each_rule_does_what_it_says_and_recovers() {
     assert_eq!(refused.json()["rule"], "user");
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(decisions(&gateways[3], "user", "unavailable").await, 1);
-    assert_eq!(
-        gateways[3].ready().await,
-        Some(200),
-        "it serves, as it was told"
-    );
+    let ready = gateways[3].admin("GET", "/readyz").await;
+    assert_eq!(ready.status, 200, "it serves, as it was told");
+    assert_eq!(ready.text(), "ok\nlimits: local\n");
 
     redis.restart();
     for gateway in &gateways {
         mode_is(gateway, "redis").await;
+        let ready = gateway.admin("GET", "/readyz").await;
+        assert_eq!(ready.text(), "ok\nlimits: redis\n");
     }
     // Exact again, over all of them.
     let mut sum = 0;

@@ -30,6 +30,7 @@ mod listen;
 mod observe;
 mod reload;
 mod route;
+mod sdk;
 mod session;
 mod shield;
 mod shutdown;

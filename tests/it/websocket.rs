@@ -339,6 +339,49 @@ async fn too_many_are_refused_until_one_goes() {
 }
 
 #[tokio::test]
+async fn who_sends_too_many_messages_is_closed_with_a_reason() {
+    let app = echoing("app").await;
+    let route = "websocket: { messages_per_minute: 5 }";
+    let gateway = Gateway::of(&[&app], "", route).await;
+    let mut first = WebSocket::open(&gateway, "/ws", &[]).await;
+    let mut second = WebSocket::open(&gateway, "/ws", &[]).await;
+    // Of one address, on both together; control frames are free.
+    for nth in 0..5 {
+        first.ping().await;
+        let socket = if nth % 2 == 0 {
+            &mut first
+        } else {
+            &mut second
+        };
+        socket.echo("one of five").await;
+    }
+    first.send("the sixth").await;
+    assert_eq!(
+        first.close_frame().await,
+        Some((1008, "too many messages".into()))
+    );
+    // The other stays open, until it speaks.
+    second.ping().await;
+    second.send("the seventh").await;
+    assert_eq!(second.close_frame().await.map(|(code, _)| code), Some(1008));
+    drop((first, second));
+    eventually("both are counted", async || {
+        let ended = "onemind_requests_ended_total{ending=\"tunnel_over_limit\"}";
+        (gateway.metric(ended).await > 1.5).then_some(())
+    })
+    .await;
+    let line = gateway
+        .access_log_line(|line| line["websocket"] == true)
+        .await;
+    assert_eq!(line["ending"], "tunnel_over_limit");
+    // Nothing is forgotten for being gone.
+    let mut again = WebSocket::open(&gateway, "/ws", &[]).await;
+    again.send("the eighth").await;
+    assert_eq!(again.close_frame().await.map(|(code, _)| code), Some(1008));
+    gateway.settled_after_tunnels(vec![again]).await;
+}
+
+#[tokio::test]
 async fn a_route_may_take_none() {
     let app = echoing("app").await;
     let gateway = Gateway::of(&[&app], "", "websocket: { enabled: false }").await;

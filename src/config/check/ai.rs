@@ -424,8 +424,8 @@ fn default_model(at: &KeyPath, name: &str, ai: &Ai, report: &mut Report<'_>) {
     if is_model || is_direct {
         return;
     }
-    let taken = config.models.keys().filter(|one| takes(one));
-    let fix = suggest::hint(name, taken.map(String::as_str));
+    let known = config.models.keys().filter(|one| takes(one));
+    let fix = suggest::hint(name, known.map(String::as_str));
     report.error(
         at.clone(),
         format!("no model `{name}` can be asked for here"),

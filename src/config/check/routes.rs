@@ -353,4 +353,10 @@ fn websocket(at: &KeyPath, websocket: &WebSocket, report: &mut Report<'_>) {
             "write `enabled: false` to take none",
         );
     }
+    report.must(
+        websocket.messages_per_minute != Some(0),
+        at.key("messages_per_minute"),
+        "`messages_per_minute` must be at least 1",
+        "remove it to allow any number, or write `enabled: false`",
+    );
 }

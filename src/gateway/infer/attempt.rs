@@ -10,7 +10,7 @@ use crate::gateway::context::Attempt;
 use crate::gateway::life::Stop;
 use crate::snapshot::{Provider, Target};
 use crate::stage::ai::dialect::{Dialect, Wants};
-use crate::stage::ai::fault::{FaultKind, ProviderFault};
+use crate::stage::ai::fault::FaultKind;
 use crate::stage::ai::key_ring::{Picked, Why};
 use crate::stage::ai::provider::Way;
 use crate::stage::ai::relay::{Broke, Relay};
@@ -257,7 +257,7 @@ impl<'a> Run<'a> {
             cause: format!("status {status}: {}", fault.message),
             param: None,
             own_words: self.passes_through(trying.way).then_some(body),
-            fault,
+            fault: Box::new(fault),
         }))
     }
 
@@ -332,9 +332,10 @@ impl<'a> Run<'a> {
             trying.trial.first_token(first_token, Instant::now());
         }
         inference.stop = facts.stop.as_ref().map(|stop| stop.reason);
-        // Counts that came before the end are of a part only.
-        let reported = facts.usage.filter(|_| relay.is_over());
-        inference.used(reported, prompt, facts.words);
+        match facts.usage.filter(|_| relay.is_over()) {
+            Some(usage) => inference.counted(usage),
+            None => inference.guessed(facts.usage, prompt, facts.words),
+        }
     }
 
     async fn receive_whole(
@@ -368,7 +369,10 @@ impl<'a> Run<'a> {
         let inference = self.ctx.inference_mut();
         inference.begun(now);
         inference.stop = Some(reply.stop.reason);
-        inference.used(reply.usage, prompt, words);
+        match reply.usage {
+            Some(usage) => inference.counted(usage),
+            None => inference.guessed(None, prompt, words),
+        }
         let body = if self.passes_through(trying.way) {
             // Blank lines kept the connection awake while the model was thinking.
             body.slice_ref(body.trim_ascii_start())
@@ -402,7 +406,10 @@ impl<'a> Run<'a> {
         let prompt = self.task.prompt_tokens;
         let inference = self.ctx.inference_mut();
         inference.begun(Instant::now());
-        inference.used(usage, prompt, 0);
+        match usage {
+            Some(usage) => inference.counted(usage),
+            None => inference.guessed(None, prompt, 0),
+        }
         self.succeeded(trying);
         let json = HeaderValue::from_static("application/json");
         if answer::give(self, answered.status, json, body).await {
@@ -419,7 +426,7 @@ impl<'a> Run<'a> {
     ) -> Result<Tried, Stop> {
         let gap = trying.provider().settings.timeouts.gap.0;
         let prompt = self.task.prompt_tokens;
-        self.ctx.inference_mut().used(None, prompt, 0);
+        self.ctx.inference_mut().guessed(None, prompt, 0);
         match stream::pass_raw(self, held, answered, (gap, trying.end())).await {
             Ok(()) => {
                 self.succeeded(trying);
@@ -545,88 +552,4 @@ fn is(answered: &ResponseHead, media_type: &str) -> bool {
     let value = value.and_then(|value| value.to_str().ok());
     let named = value.and_then(|value| value.split(';').next());
     named.is_some_and(|named| named.trim().eq_ignore_ascii_case(media_type))
-}
-
-impl Failed {
-    fn said(kind: FaultKind, message: &str, retry_after: Option<Duration>) -> Self {
-        Self {
-            failure: Failure::Said(kind),
-            fault: ProviderFault {
-                kind,
-                code: None,
-                message: message.to_owned(),
-                retry_after,
-            },
-            param: None,
-            own_words: None,
-            cause: message.to_owned(),
-        }
-    }
-
-    fn malformed(what: &str) -> Self {
-        let message = "the provider's answer cannot be read";
-        Self {
-            cause: what.to_owned(),
-            ..Self::said(FaultKind::Malformed, message, None)
-        }
-    }
-
-    fn silent() -> Self {
-        Self {
-            failure: Failure::Silent,
-            ..Self::said(
-                FaultKind::Timeout,
-                "the provider did not answer in time",
-                None,
-            )
-        }
-    }
-
-    fn broke(broke: &Broke) -> Self {
-        let fault = broke.fault();
-        let failure = match broke {
-            Broke::Cut => Failure::Reset,
-            Broke::Fault(_) | Broke::Malformed(_) => Failure::Said(fault.kind),
-        };
-        let cause = match broke {
-            Broke::Malformed(what) => what.clone(),
-            _ => fault.message.clone(),
-        };
-        Self {
-            failure,
-            fault,
-            param: None,
-            own_words: None,
-            cause,
-        }
-    }
-
-    pub fn broken(broken: &Broken) -> Self {
-        let (failure, kind, message) = match broken {
-            Broken::NotConnected {
-                timed_out: true, ..
-            } => (
-                Failure::NotConnected,
-                FaultKind::Timeout,
-                "the provider cannot be reached in time",
-            ),
-            Broken::NotConnected { .. } => (
-                Failure::NotConnected,
-                FaultKind::Server,
-                "the provider cannot be reached",
-            ),
-            Broken::TimedOut => return Self::silent(),
-            Broken::Malformed(what) => return Self::malformed(what),
-            _ => (
-                Failure::Reset,
-                FaultKind::Server,
-                "the provider broke off its answer",
-            ),
-        };
-        Self {
-            failure,
-            cause: broken.to_string(),
-            ..Self::said(kind, message, None)
-        }
-    }
 }

@@ -2,6 +2,7 @@
 
 use super::Run;
 use super::prepare::ANTHROPIC_VERSION;
+use crate::gateway::context::Admission;
 use crate::snapshot::Target;
 use crate::stage::ai::dialect::DialectName;
 use crate::stage::ai::key_ring::Picked;
@@ -101,6 +102,70 @@ impl Run<'_> {
     }
 }
 
+/// `x-ratelimit-limit-requests` and its like, by which `OpenAI`'s SDKs and many tools know where they stand.
+pub fn standings(headers: &mut HeaderMap, admission: Option<&Admission>) {
+    let Some(admission) = admission else { return };
+    for (standing, names) in admission.standings.iter().zip(&STANDINGS) {
+        let Some(standing) = standing else { continue };
+        headers.insert(names[0].clone(), standing.limit.into());
+        headers.insert(names[1].clone(), standing.remaining.into());
+        if let Ok(reset) = HeaderValue::try_from(span(standing.reset)) {
+            headers.insert(names[2].clone(), reset);
+        }
+    }
+}
+
+const STANDINGS: [[HeaderName; 3]; 2] = [
+    [
+        HeaderName::from_static("x-ratelimit-limit-requests"),
+        HeaderName::from_static("x-ratelimit-remaining-requests"),
+        HeaderName::from_static("x-ratelimit-reset-requests"),
+    ],
+    [
+        HeaderName::from_static("x-ratelimit-limit-tokens"),
+        HeaderName::from_static("x-ratelimit-remaining-tokens"),
+        HeaderName::from_static("x-ratelimit-reset-tokens"),
+    ],
+];
+
+/// As `OpenAI` writes a length of time: `12ms`, `1.5s`, `6m0s`.
+fn span(time: Duration) -> String {
+    let millis = time.as_millis();
+    let (hours, minutes) = (millis / 3_600_000, millis / 60_000 % 60);
+    let seconds = millis % 60_000;
+    let fraction = match seconds % 1_000 {
+        0 => String::new(),
+        rest => format!(".{rest:03}").trim_end_matches('0').to_owned(),
+    };
+    let seconds = format!("{}{fraction}s", seconds / 1_000);
+    match (hours, minutes) {
+        (0, 0) if millis < 1_000 => format!("{millis}ms"),
+        (0, 0) => seconds,
+        (0, minutes) => format!("{minutes}m{seconds}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+    }
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_time_is_written_as_openai_does() {
+        for (millis, text) in [
+            (0, "0ms"),
+            (12, "12ms"),
+            (1_000, "1s"),
+            (1_500, "1.5s"),
+            (59_999, "59.999s"),
+            (360_000, "6m0s"),
+            (3_661_020, "1h1m1.02s"),
+        ] {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
+    }
 }

@@ -5,7 +5,8 @@
 
 mod answer;
 mod attempt;
-mod headers;
+mod failed;
+pub mod headers;
 mod models;
 pub mod prepare;
 mod question;
@@ -18,14 +19,14 @@ mod wait;
 use super::caller::{Caller, CallerFault};
 use super::context::RequestContext;
 use super::life::{Lane, Stop};
+use super::limit;
 use super::pace::Pace;
 use super::timer::Timer;
 use crate::base::ending::Ending;
 use crate::snapshot::Target;
-use crate::stage::ai::fault::ProviderFault;
-use crate::stage::ai::retry::{self, After, Facts, Failure};
+use crate::stage::ai::retry::{self, After, Facts};
 use crate::stage::upstream::connector::Connector;
-use bytes::Bytes;
+use failed::Failed;
 use prepare::Task;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,20 +46,6 @@ struct Run<'a> {
     dropped: Vec<String>,
     /// When the provider that is asked now was sent everything.
     waiting_since: Option<Instant>,
-}
-
-/// How an attempt came to nothing before the caller saw anything of an answer.
-#[derive(Debug)]
-struct Failed {
-    failure: Failure,
-    /// What the caller is told, should there be no other attempt.
-    fault: ProviderFault,
-    /// The field that is wrong, where we know it.
-    param: Option<String>,
-    /// The provider's own answer, where it speaks the caller's dialect.
-    own_words: Option<Bytes>,
-    /// For the log.
-    cause: String,
 }
 
 /// What came of an attempt.
@@ -127,6 +114,10 @@ impl Run<'_> {
                 After::Next => {
                     targets.pop_front();
                     here = 0;
+                    self.admitted_only(&mut targets).await;
+                    if targets.is_empty() {
+                        self.tell(failed).await;
+                    }
                 }
                 After::Tell => {
                     self.tell(failed).await;
@@ -135,6 +126,17 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A call counts for the provider that answers: one whose limits refuse it is passed over.
+    async fn admitted_only(&mut self, targets: &mut VecDeque<Arc<Target>>) {
+        while let Some(target) = targets.front() {
+            let demand = self.task.demand(Some(target));
+            if limit::move_on(self.ctx, &demand).await.is_ok() {
+                return;
+            }
+            targets.pop_front();
+        }
     }
 
     fn facts(&self, target: &Target, failed: &Failed, tries: (u32, u32, bool)) -> Facts {

@@ -64,6 +64,16 @@ impl Task {
         Ok(self.call.get_or_init(|| call))
     }
 
+    /// What the call would use, at a guess, at this target.
+    pub fn demand<'t>(&'t self, target: Option<&'t Arc<Target>>) -> limit::Demand<'t> {
+        let answer = self.peek.max_tokens.unwrap_or(ANSWER_TOKENS);
+        limit::Demand {
+            provider: target.map(|target| target.provider.name.as_str()),
+            model: &self.plan.model.name,
+            tokens: self.prompt_tokens.saturating_add(answer),
+        }
+    }
+
     /// Whether the model's configuration wants another target to be tried after this refusal.
     pub fn falls_back(&self, kind: FaultKind) -> bool {
         let on = match kind {
@@ -134,21 +144,10 @@ pub async fn run(
     ctx.inference_mut().asked.clone_from(&asked);
     let plan = ai.find(&asked).ok_or_else(|| unknown_model(&asked))?;
     let task = order(ctx, door, plan, (body, read), &caller.head.headers)?;
-    limit::acquire(ctx, route, Some(&demand(&task))).await?;
+    limit::acquire(ctx, route, Some(&task.demand(task.targets.first()))).await?;
     ctx.place = Some(place);
     ctx.inference_mut().streamed = task.stream;
     Ok(Next::Infer(Box::new(task)))
-}
-
-/// What the call would use, at a guess, at the first provider that is tried.
-fn demand(task: &Task) -> limit::Demand<'_> {
-    let first = task.targets.first();
-    let answer = task.peek.max_tokens.unwrap_or(ANSWER_TOKENS);
-    limit::Demand {
-        provider: first.map(|target| target.provider.name.as_str()),
-        model: &task.plan.model.name,
-        tokens: task.prompt_tokens.saturating_add(answer),
-    }
 }
 
 /// What must be known of a body.
@@ -305,16 +304,12 @@ fn gone(
 ) -> Result<Next, Reject> {
     let (ending, reject) = endings::of_caller(fault);
     ctx.end(ending);
-    match reject {
-        Some(reject) => {
-            caller.close_after();
-            Err(reject)
-        }
-        None => {
-            caller.cut();
-            Ok(Next::Nothing)
-        }
+    if let Some(reject) = reject {
+        caller.close_after();
+        return Err(reject);
     }
+    caller.cut();
+    Ok(Next::Nothing)
 }
 
 fn unknown_model(asked: &str) -> Reject {

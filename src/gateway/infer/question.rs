@@ -4,12 +4,11 @@ use super::send::Question;
 use super::{Failed, Run, headers};
 use crate::snapshot::Target;
 use crate::stage::ai::dialect::DialectName;
-use crate::stage::ai::fault::{CallFault, ProviderFault};
+use crate::stage::ai::fault::CallFault;
 use crate::stage::ai::form;
 use crate::stage::ai::key_ring::Picked;
 use crate::stage::ai::peek::Edits;
 use crate::stage::ai::provider::{MaxTokens, Way};
-use crate::stage::ai::retry::Failure;
 use bytes::Bytes;
 use http::Method;
 
@@ -111,22 +110,4 @@ fn with_max_tokens(body: Vec<u8>) -> Vec<u8> {
     };
     call.insert("max_tokens".to_owned(), limit);
     serde_json::Value::Object(call).to_string().into_bytes()
-}
-
-impl Failed {
-    /// The call cannot be said in the target's dialect.
-    pub fn of_call(fault: CallFault) -> Self {
-        Self {
-            failure: Failure::NotSaid,
-            cause: fault.message.clone(),
-            fault: ProviderFault {
-                kind: fault.kind,
-                code: None,
-                message: fault.message,
-                retry_after: None,
-            },
-            param: fault.param,
-            own_words: None,
-        }
-    }
 }

@@ -2,9 +2,11 @@
 
 use crate::base::reject::Reject;
 use crate::base::usage::Usage;
+use crate::observe::access_log;
 use crate::stage::ai::dialect::DialectName;
 use crate::stage::ai::event::StopReason;
 use crate::stage::ai::fault::Complaint;
+use crate::stage::ai::tokens;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,6 +77,22 @@ impl Inference {
         }
     }
 
+    /// As it is logged.
+    pub fn record(&self) -> access_log::Inference<'_> {
+        access_log::Inference {
+            operation: self.operation,
+            model: &self.asked,
+            provider: self.provider.as_deref(),
+            provider_model: self.model.as_deref(),
+            stream: self.streamed,
+            stop: self.stop.map(StopReason::name),
+            usage: self.usage,
+            usage_source: self.source.name(),
+            first_token: self.first_token,
+            tokens_per_second: self.tokens_per_second(Instant::now()),
+        }
+    }
+
     /// The body of a refusal, in the caller's dialect.
     pub fn refusal(&self, reject: &Reject, request_id: &str) -> Vec<u8> {
         let message = match &reject.rule {
@@ -103,30 +121,33 @@ impl Inference {
         Some(at.saturating_duration_since(since))
     }
 
-    /// What the provider has counted, or else what must be guessed of `words` bytes that came for a prompt of
-    /// about `prompt` tokens.
-    pub fn used(&mut self, reported: Option<Usage>, prompt: u64, words: u64) {
-        match reported {
-            Some(usage) => {
-                self.usage = usage;
-                self.source = Source::Reported;
-            }
-            None => {
-                self.usage = Usage {
-                    input: prompt,
-                    output: crate::stage::ai::tokens::of_text(words),
-                    ..Usage::default()
-                };
-                self.source = Source::Estimated;
-            }
-        }
+    /// What the provider has counted.
+    pub fn counted(&mut self, usage: Usage) {
+        self.usage = usage;
+        self.source = Source::Reported;
+    }
+
+    /// What must be guessed, since the answer broke off or the provider does not count: `words` bytes came for a
+    /// prompt of about `prompt` tokens. What the provider has said before stands where it is more.
+    pub fn guessed(&mut self, said: Option<Usage>, prompt: u64, words: u64) {
+        let said = said.unwrap_or(Usage {
+            input: prompt,
+            ..Usage::default()
+        });
+        let unsaid = tokens::of_text(words).saturating_sub(said.total_output());
+        self.usage = Usage {
+            output: said.output + unsaid,
+            ..said
+        };
+        self.source = Source::Estimated;
     }
 
     /// Tokens of the answer by the second, from the first one on.
     pub fn tokens_per_second(&self, now: Instant) -> Option<f64> {
         let since = now.checked_duration_since(self.started + self.first_token?)?;
         let tokens = self.usage.total_output();
-        (tokens > 0 && !since.is_zero()).then(|| tokens as f64 / since.as_secs_f64())
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        (tokens > 0 && !since.is_zero()).then(|| f64::from(tokens) / since.as_secs_f64())
     }
 }
 
@@ -138,16 +159,24 @@ mod tests {
     fn what_nobody_counted_is_guessed_and_said_to_be() {
         let started = Instant::now();
         let mut inference = Inference::new(DialectName::Chat, "chat", started);
-        inference.used(None, 10, 400);
+        inference.guessed(None, 10, 400);
         assert_eq!(inference.source, Source::Estimated);
         assert_eq!(inference.usage.total_input(), 10);
+        assert_eq!(inference.usage.total_output(), 100);
+        let said = Usage {
+            input: 3,
+            output: 1,
+            ..Usage::default()
+        };
+        inference.guessed(Some(said), 10, 400);
+        assert_eq!(inference.usage.total_input(), 3);
         assert_eq!(inference.usage.total_output(), 100);
         let usage = Usage {
             input: 3,
             output: 20,
             ..Usage::default()
         };
-        inference.used(Some(usage), 10, 400);
+        inference.counted(usage);
         assert_eq!(inference.source, Source::Reported);
         assert_eq!(inference.usage, usage);
         inference.begun(started + Duration::from_secs(1));

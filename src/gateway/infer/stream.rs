@@ -100,11 +100,12 @@ impl Passing<'_> {
                         Poll::Ready(Ok(Some(piece))) => self.take(piece, run)?,
                         Poll::Ready(Ok(None)) => self.end(run)?,
                         // What was whole stays whole, however the connection ends.
-                        Poll::Ready(Err(_)) if self.relay.is_over() => self.end(run)?,
+                        Poll::Ready(Err(_)) | Poll::Pending if self.relay.is_over() => {
+                            self.end(run)?;
+                        }
                         Poll::Ready(Err(broken)) => {
                             return Poll::Ready(Err(Halt::Stop(Stop::Endpoint(broken))));
                         }
-                        Poll::Pending if self.relay.is_over() => self.end(run)?,
                         Poll::Pending => {
                             // Nothing more is at hand: what has come goes out now.
                             ready!(run.caller.poll_flush(cx)).map_err(of_caller)?;

@@ -1,7 +1,7 @@
 //! A record as one line of JSON: fields always in the same order, absent ones `null`.
 
 use super::text::{cut, escaped, ip, millis, number, socket, string, time};
-use super::{Attempt, Record, redact};
+use super::{Attempt, Inference, Record, redact};
 use crate::base::client::Peer;
 use std::time::Duration;
 
@@ -116,6 +116,41 @@ fn outcome(out: &mut Vec<u8>, record: &Record<'_>) {
     let websocket: &[u8] = if record.websocket { b"true" } else { b"false" };
     out.extend_from_slice(b",\"websocket\":");
     out.extend_from_slice(websocket);
+    if let Some(inference) = &record.inference {
+        model(out, inference);
+    }
+}
+
+/// One object, so that lines of other requests are no longer for it.
+fn model(out: &mut Vec<u8>, of: &Inference<'_>) {
+    word(out, b",\"ai\":{\"operation\":", of.operation);
+    word(out, b",\"model\":", of.model);
+    maybe_word(out, b",\"provider\":", of.provider);
+    maybe_word(out, b",\"provider_model\":", of.provider_model);
+    let stream: &[u8] = if of.stream { b"true" } else { b"false" };
+    out.extend_from_slice(b",\"stream\":");
+    out.extend_from_slice(stream);
+    maybe_word(out, b",\"stop\":", of.stop);
+    word(out, b",\"usage\":", of.usage_source);
+    field(out, b",\"input_tokens\":", of.usage.total_input());
+    field(out, b",\"output_tokens\":", of.usage.total_output());
+    for (name, units) in of.usage.classes() {
+        if units > 0 {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            field(out, b"\":", units);
+        }
+    }
+    maybe_millis(out, b",\"first_token_ms\":", of.first_token);
+    maybe(
+        out,
+        b",\"tokens_per_second\":",
+        of.tokens_per_second,
+        |out, rate| {
+            out.extend_from_slice(format!("{rate:.1}").as_bytes());
+        },
+    );
+    out.push(b'}');
 }
 
 fn field(out: &mut Vec<u8>, name: &[u8], value: u64) {

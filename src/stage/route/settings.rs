@@ -255,6 +255,10 @@ pub struct WebSocket {
     pub max: u32,
     /// Open at once by one user (of callers without identity: one address, IPv6 by /64). Default 100.
     pub max_per_user: u32,
+    /// Messages that one user may send in a minute, in all its `WebSocket`s through this route; counted by a sliding
+    /// window in each instance by itself, so N instances allow up to N times as many. The one that is too many is not
+    /// passed on, and closes its `WebSocket` with 1008. Control frames are free. Absent: any number.
+    pub messages_per_minute: Option<u32>,
 }
 
 impl Default for WebSocket {
@@ -265,6 +269,7 @@ impl Default for WebSocket {
             origins: OneOrMany::default(),
             max: 10_000,
             max_per_user: 100,
+            messages_per_minute: None,
         }
     }
 }

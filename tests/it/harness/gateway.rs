@@ -25,6 +25,7 @@ const ENDINGS: &[&str] = &[
     "answered",
     "tunnel_closed",
     "tunnel_idle",
+    "tunnel_over_limit",
     "cut_by_drain",
     "client_left",
     "refused",

@@ -84,6 +84,24 @@ impl WebSocket {
         }
     }
 
+    /// The same with its reason.
+    pub async fn close_frame(&mut self) -> Option<(u16, String)> {
+        match in_time("a close frame", self.socket.next()).await {
+            Some(Ok(Message::Close(frame))) => {
+                frame.map(|frame| (frame.code.into(), frame.reason.to_string()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Sends a ping and waits for the pong.
+    pub async fn ping(&mut self) {
+        let ping = self.socket.send(Message::Ping("ping".into()));
+        in_time("send", ping).await.unwrap();
+        let pong = in_time("a pong", self.socket.next()).await;
+        assert!(matches!(pong, Some(Ok(Message::Pong(_)))), "{pong:?}");
+    }
+
     /// Sends a text and waits for the same text.
     pub async fn echo(&mut self, text: &str) {
         self.send(text).await;

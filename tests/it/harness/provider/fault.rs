@@ -69,6 +69,28 @@ pub enum Fault {
     TlsFailure,
 }
 
+/// What a prompt itself asks for: so faults can be tried by programs that cannot reach the script.
+pub fn asked_for(prompt: &[u8]) -> Option<Fault> {
+    let says = |words: &str| memchr::memmem::find(prompt, words.as_bytes()).is_some();
+    let troubles = [
+        ("context_length", Trouble::ContextLength),
+        ("rate_limit", Trouble::RateLimit),
+        ("quota", Trouble::Quota),
+        ("server", Trouble::Server),
+        ("overload", Trouble::Overloaded),
+    ];
+    if says("be silent") {
+        return Some(Fault::NoHead);
+    }
+    if says("break off") {
+        return Some(Fault::ErrorAfter(5, Trouble::Overloaded));
+    }
+    let named = troubles
+        .into_iter()
+        .find(|(name, _)| says(&format!("fail with {name}")));
+    named.map(|(_, trouble)| Fault::Error(trouble))
+}
+
 /// Which words an error inside a stream is told with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Flavour {

@@ -2,7 +2,8 @@
 //!
 //! `Provider::openai().await` answers by itself: it echoes the last message, calls a tool when the prompt says
 //! `call NAME` (with the JSON behind the name, if there is some), and follows the schema when one is asked for.
-//! Tokens are words. `then(Fault::…)` disturbs one request, in the order in which they come.
+//! Tokens are words. `then(Fault::…)` disturbs one request, in the order in which they come; a prompt can do so too:
+//! `fail with rate_limit` (`quota`, `server`, `overload`, `context_length`), `break off`, `be silent`.
 
 #![expect(
     clippy::result_large_err,
@@ -341,6 +342,11 @@ impl Drop for Provider {
 impl Shared {
     fn reply(&self, asked: &Asked, fault: &Fault) -> Reply {
         let behaviour = self.behaviour.lock().unwrap().clone();
+        let wished = match fault {
+            Fault::Fine => fault::asked_for(&asked.raw),
+            _ => None,
+        };
+        let fault = wished.as_ref().unwrap_or(fault);
         let (flavour, answered) = match self.kind {
             Kind::OpenAi => openai::answer(asked, &behaviour),
             Kind::Anthropic => anthropic::answer(asked, &behaviour),
