@@ -321,22 +321,21 @@ pub(super) fn pools(config: &Config) -> impl Iterator<Item = (&String, PoolSetti
     let used = |(name, settings): (&String, &ProviderSettings)| {
         let kind = settings.kind_of(name)?;
         settings.is_enabled(kind).then_some(())?;
-        pool(settings, &base_url(settings, kind)?)
+        Some(pool(settings, &base_url(settings, kind)?))
     };
     let providers = config.providers.iter();
     providers.filter_map(move |(name, settings)| Some((name, used((name, settings))?)))
 }
 
 /// One endpoint, looked up again and again; requests themselves are its only probe.
-fn pool(settings: &ProviderSettings, base: &BaseUrl) -> Option<PoolSettings> {
+fn pool(settings: &ProviderSettings, base: &BaseUrl) -> PoolSettings {
     let protocol = match settings.protocol {
-        Some(AiProtocol::Http1) => Protocol::Http1,
         Some(AiProtocol::Http2) => Protocol::Http2,
         None if base.tls => Protocol::Http2,
-        None => Protocol::Http1,
+        Some(AiProtocol::Http1) | None => Protocol::Http1,
     };
     let (capacity, retry) = (&settings.capacity, &settings.retry);
-    Some(PoolSettings {
+    PoolSettings {
         endpoints: vec![EndpointSettings {
             address: base.address.clone(),
             weight: 1,
@@ -364,7 +363,7 @@ fn pool(settings: &ProviderSettings, base: &BaseUrl) -> Option<PoolSettings> {
             ..TlsSettings::default()
         }),
         ..PoolSettings::default()
-    })
+    }
 }
 
 #[cfg(test)]
