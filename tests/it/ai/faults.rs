@@ -43,10 +43,17 @@ const ROWS: &[Row] = &[
         2,
     ),
     row(
+        "429 that says less than nothing",
+        || Fault::Answer(429, Vec::new(), "{}".into()),
+        9,
+        (429, 2),
+        1,
+    ),
+    row(
         "429 without a word",
         || Fault::Error(Trouble::RateLimit),
         9,
-        (429, 2),
+        (429, 1),
         1,
     ),
     row(
