@@ -94,13 +94,14 @@ def case_aborted():
     stream.close()
 
 
+def status(*codes):
+    def check(fault):
+        assert fault.code in codes and fault.status, (fault.code, fault.details)
+
+    return check
+
+
 def case_errors():
-    def status(*codes):
-        def check(fault):
-            assert fault.code in codes and fault.status, (fault.code, fault.details)
-
-        return check
-
     # The real one answers 400 to a key that is none.
     with raises(errors.ClientError, status(400, 401, 403)):
         ask("one", client=connect("wrong"))
@@ -108,17 +109,26 @@ def case_errors():
         ask("one", model="none-such")
     with raises(errors.ClientError, status(400)):
         ask("fail with context_length")
+
+
+def fault_rate_limit():
     with raises(errors.ClientError, status(429)):
         ask("fail with rate_limit")
-    with raises(errors.ServerError, status(500, 502, 503)):
-        ask("fail with server")
+
+
+def fault_rate_limit_streamed():
     with raises(errors.ClientError, status(429)):
         list(client.models.generate_content_stream(model=MODEL, contents="fail with rate_limit"))
 
 
-def case_error_inside_a_stream():
+def fault_server():
+    with raises(errors.ServerError, status(500, 502, 503)):
+        ask("fail with server")
+
+
+def fault_inside_a_stream():
     with raises(errors.APIError):
-        list(client.models.generate_content_stream(model=MODEL, contents="a b c break off"))
+        list(client.models.generate_content_stream(model=MODEL, contents="a b c d e f break off"))
 
 
 if native():
