@@ -169,6 +169,7 @@ impl Behind {
             ("OPENAI_API_KEY", GATEWAY_KEY),
             ("ANTHROPIC_API_KEY", GATEWAY_KEY),
             ("GEMINI_API_KEY", GATEWAY_KEY),
+            ("GATEWAY", "1"),
             ("FAULT", fault),
         ];
         environment.extend(model.map(|model| ("MODEL", model)));

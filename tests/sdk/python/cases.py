@@ -24,6 +24,11 @@ def native():
     return "MODEL" not in os.environ
 
 
+def direct():
+    """Whether there is no gateway in between, so that what it does not serve can be tried too."""
+    return "GATEWAY" not in os.environ
+
+
 @contextmanager
 def raises(kind, check=lambda fault: None):
     try:
