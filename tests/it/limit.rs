@@ -169,6 +169,57 @@ limits:
 }
 
 #[tokio::test]
+async fn instances_that_pay_in_advance_grant_the_limit_but_for_what_is_in_their_purses() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let limits = "
+limits:
+  rules:
+    all: { requests: 500, per: day, prepaid: 10 }
+    fixed: { requests: 600, per: day, prepaid: 7, algorithm: fixed_window }
+    user: { by: user, requests: 50, per: day }
+";
+    let mut gateways = Vec::new();
+    for _ in 0..3 {
+        gateways.push(start(limits, &redis.url(), &app).await);
+    }
+    // Each user asks for more than it may have: what is refused goes back into the purse.
+    let counts = crowd(&gateways, 1_500, |turn| turn % 20).await;
+    let granted: usize = counts
+        .iter()
+        .filter(|((_, status), _)| *status == 200)
+        .map(|(_, count)| count)
+        .sum();
+    assert!(
+        (500 - 3 * 9..=500).contains(&granted),
+        "{granted}: {counts:?}"
+    );
+    let key = redis.ask("KEYS limit:all:[0-9]*");
+    eventually(
+        "Redis has counted all that was granted, and the purses",
+        async || {
+            let counted: usize = redis.ask(&format!("GET {key}")).parse().unwrap();
+            (granted..=500).contains(&counted).then_some(())
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_pays_in_advance_asks_redis_seldom() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let limits = "limits: { rules: { all: { requests: 55, per: day, prepaid: 10 } } }";
+    let gateway = start(limits, &redis.url(), &app).await;
+    assert_eq!(granted(&gateway, "10.0.0.1", 100).await, 55);
+    let stats = redis.ask("INFO commandstats");
+    let line = stats.lines().find(|line| line.contains("_incrby:"));
+    let calls = line.unwrap().split("calls=").nth(1).unwrap();
+    assert_eq!(calls.split(',').next(), Some("6"), "{stats}");
+    let refused = gateway.get("/").await;
+    assert!(refused.header("ratelimit").unwrap().contains("\"all\";r=0"));
+    gateway.settled().await;
+}
+
+#[tokio::test]
 async fn one_gateway_grants_exactly_the_limit_from_memory() {
     let app = Upstream::named("app").await;
     let limits = "

@@ -78,6 +78,7 @@ fn rule(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
         }
     }
     burst(at, rule, report);
+    prepaid(at, rule, report);
     in_flight_only(at, rule, report);
     told_apart(at, rule, report);
     if let Some(prefix) = &rule.prefix {
@@ -121,6 +122,22 @@ fn burst(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
     let most = rule.in_period().unwrap_or(QUOTA_MAX);
     let what = format!("`burst` must be from 1 to `{of}` ({most})");
     report.must((1..=most).contains(&burst), at.key("burst"), what, "");
+}
+
+fn prepaid(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
+    let Some(prepaid) = rule.prepaid else {
+        return;
+    };
+    let Some(most) = rule.in_period() else {
+        let what = "`prepaid` has no effect: requests in flight are counted as they are";
+        report.error(at.key("prepaid"), what, "remove it");
+        return;
+    };
+    let is_window = rule.algorithm != Algorithm::Gcra || !report.sure(at, "algorithm");
+    let what = "`prepaid` is for windows: with `gcra` it would let more through at once";
+    report.must(is_window, at.key("prepaid"), what, "remove it");
+    let what = format!("`prepaid` must be from 1 to {most}");
+    report.must((1..=most).contains(&prepaid), at.key("prepaid"), what, "");
 }
 
 /// What is said of a period means nothing where none is counted.
