@@ -5,7 +5,7 @@ mod certificate;
 mod model;
 mod switchboard;
 
-use crate::config::Environment;
+use crate::config::{self, Environment};
 use crate::observe::metrics::Metrics;
 use crate::server::{Heritage, Server, StartError, process};
 use backend::Backend;
@@ -117,8 +117,9 @@ fn environment(
         values.insert(name, backend.address.to_string());
     }
     values.insert("DEMO_MODEL".to_owned(), model.address.to_string());
+    let around = config::environment();
     for name in FROM_THE_ENVIRONMENT {
-        if let Ok(value) = std::env::var(name) {
+        if let Some(value) = around(name) {
             values.insert(name.to_owned(), value);
         }
     }
@@ -178,10 +179,11 @@ Why a request goes where it goes
 
 /// What to paste for the AI routes.
 fn models(http: SocketAddr) -> String {
+    let around = config::environment();
     let known: Vec<&str> = FROM_THE_ENVIRONMENT
         .into_iter()
         .filter(|name| {
-            name.ends_with("_API_KEY") && std::env::var(name).is_ok_and(|key| !key.is_empty())
+            name.ends_with("_API_KEY") && around(name).is_some_and(|key| !key.is_empty())
         })
         .collect();
     let first = match known.as_slice() {
