@@ -1,5 +1,5 @@
-//! What three limits cost a request: in memory, refused from memory, and in a Redis on loopback with 64
-//! callers at once: `cargo bench --bench limits`.
+//! What three limits cost a request: in memory, refused from memory, paid in advance, and in a Redis on loopback
+//! with 64 callers at once: `cargo bench --bench limits`.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -47,6 +47,17 @@ fn limits(quota: u64, counters: &Arc<Counters>, metrics: &Arc<Metrics>) -> Limit
     Limits::new(rules.to_vec(), Arc::clone(counters))
 }
 
+/// One of all callers together, of which each instance takes so many units in advance.
+fn prepaid(units: u64, counters: &Arc<Counters>, metrics: &Arc<Metrics>) -> Limits {
+    let settings = RuleSettings {
+        requests: Some(10_000_000),
+        prepaid: Some(units),
+        ..RuleSettings::default()
+    };
+    let rule = Rule::build("prepaid", &settings, metrics).unwrap();
+    Limits::new(vec![Arc::new(rule)], Arc::clone(counters))
+}
+
 fn subject(user: &str) -> Subject<'_> {
     Subject {
         user: Some(user),
@@ -56,6 +67,7 @@ fn subject(user: &str) -> Subject<'_> {
         model: None,
         route: Some("chat"),
         address: None,
+        tokens: 0,
     }
 }
 
@@ -151,11 +163,23 @@ fn main() {
     let few = limits(1, &counters, &metrics);
     let refused = alone(&few, "refused");
     println!("refused from memory                   {refused:6} ns");
+    for units in [100, 10_000] {
+        let spent = alone(&prepaid(units, &counters, &metrics), "42");
+        println!("one limit, {units:5} paid in advance      {spent:6} ns");
+    }
     let many = Arc::new(limits(10_000_000, &counters, &metrics));
-    for _ in 0..ROUNDS {
-        let (clock, cpu, half, most) = together(&many);
+    let in_advance = Arc::new(prepaid(100, &counters, &metrics));
+    for (what, limits) in [
+        ("three limits in Redis", &many),
+        ("one, 100 in advance", &in_advance),
+    ]
+    .into_iter()
+    .cycle()
+    .take(2 * ROUNDS)
+    {
+        let (clock, cpu, half, most) = together(limits);
         println!(
-            "three limits in Redis, 64 callers     {clock:6.1} µs by the clock, {cpu:5.1} µs of CPU, p50 {half:?}, p99 {most:?}"
+            "{what:22}, 64 callers   {clock:6.1} µs by the clock, {cpu:5.1} µs of CPU, p50 {half:?}, p99 {most:?}"
         );
     }
 }

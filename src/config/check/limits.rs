@@ -6,6 +6,8 @@ use crate::stage::limit::settings::{
     Algorithm, Dimension, Per, QUOTA_MAX, RuleSettings, TOKENS_MAX,
 };
 use crate::stage::route;
+use crate::store::cluster::home_prefix;
+use crate::store::redis::Settings;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Names of rules are labels of metrics and stand in headers.
@@ -76,6 +78,7 @@ fn rule(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
         }
     }
     burst(at, rule, report);
+    prepaid(at, rule, report);
     in_flight_only(at, rule, report);
     told_apart(at, rule, report);
     if let Some(prefix) = &rule.prefix {
@@ -119,6 +122,22 @@ fn burst(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
     let most = rule.in_period().unwrap_or(QUOTA_MAX);
     let what = format!("`burst` must be from 1 to `{of}` ({most})");
     report.must((1..=most).contains(&burst), at.key("burst"), what, "");
+}
+
+fn prepaid(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
+    let Some(prepaid) = rule.prepaid else {
+        return;
+    };
+    let Some(most) = rule.in_period() else {
+        let what = "`prepaid` has no effect: requests in flight are counted as they are";
+        report.error(at.key("prepaid"), what, "remove it");
+        return;
+    };
+    let is_window = rule.algorithm != Algorithm::Gcra || !report.sure(at, "algorithm");
+    let what = "`prepaid` is for windows: with `gcra` it would let more through at once";
+    report.must(is_window, at.key("prepaid"), what, "remove it");
+    let what = format!("`prepaid` must be from 1 to {most}");
+    report.must((1..=most).contains(&prepaid), at.key("prepaid"), what, "");
 }
 
 /// What is said of a period means nothing where none is counted.
@@ -166,13 +185,19 @@ fn told_apart(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
 /// Two rules under one key would count each request twice.
 fn keys_apart(at: &KeyPath, report: &mut Report<'_>) {
     let mut seen: HashMap<_, String> = HashMap::new();
+    let redis = report.config.redis.as_ref();
+    let is_cluster = redis.is_some_and(Settings::is_cluster);
     for (name, rule) in report.config.limits.rules() {
         let kind = match (rule.in_flight, rule.algorithm) {
             (Some(_), _) => "held",
             (None, Algorithm::Gcra) => "tat",
             (None, _) => rule.per.name(),
         };
-        let key = (rule.prefix(&name), rule.by.0.len(), kind);
+        let mut prefix = rule.prefix(&name);
+        if is_cluster {
+            prefix = home_prefix(&prefix);
+        }
+        let key = (prefix, rule.by.0.len(), kind);
         let Some(other) = seen.get(&key) else {
             seen.insert(key, name);
             continue;

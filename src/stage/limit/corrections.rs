@@ -35,8 +35,13 @@ impl Corrections {
 
     pub fn send(&self, correction: Correction) {
         if self.queue.try_send(correction).is_err() {
-            self.metrics.corrections_lost.inc();
+            self.lost(1);
         }
+    }
+
+    /// So many were told, or were not: nobody knows.
+    pub fn lost(&self, corrections: usize) {
+        self.metrics.corrections_lost.inc_by(corrections as u64);
     }
 }
 

@@ -4,10 +4,11 @@
 
 use super::corrections::Corrections;
 use super::counter::memory::Memory;
-use super::counter::redis::Shared;
+use super::counter::redis::{Asked, Shared};
 use super::counter::{Charge, Correction, Levels, Taken};
 use super::leases::{Lease, Leases};
 use super::permits::{Counted, Permits};
+use super::purses::{Purses, Spending};
 use super::quota::{Level, Quota};
 use super::refusals::Refusals;
 use super::rule::Rule;
@@ -108,7 +109,8 @@ pub struct Counters {
 struct Remote {
     shared: Arc<Shared>,
     leases: Leases,
-    corrections: Corrections,
+    corrections: Arc<Corrections>,
+    purses: Purses,
 }
 
 impl Counters {
@@ -196,15 +198,16 @@ impl Counters {
             self.undo(&taken, &undone.in_memory, false, now);
             return self.outcome((rules, charges), &taken, lease, false);
         };
-        if let Some((at, wait)) = self.refusals.find(charges.iter(), now.instant) {
-            return refused_locally(charges.len(), at, wait);
+        let spending = remote.purses.spend(charges, now.instant);
+        let asked = spending.asked();
+        if let Some((nth, wait)) = self.refusals.find(asked.iter(), now.instant) {
+            return refused_locally(charges.len(), spending.nth_asked(nth), wait);
         }
         let asking = Asking(remote, lease);
-        let asked = remote
-            .shared
-            .take(charges, &undone.in_redis, &asking.1.id)
-            .await;
-        let Ok(taken) = asked else {
+        let Some(taken) = remote
+            .take(spending, &asked, undone, (&asking.1, now))
+            .await
+        else {
             drop(asking);
             return self.without_redis((rules, charges), undone, now);
         };
@@ -259,7 +262,9 @@ impl Counters {
     /// seconds still.
     pub async fn reset(&self, charges: &[Charge]) -> Result<(), Unavailable> {
         self.memory.reset(charges);
+        let keys = || charges.iter().map(|charge| &charge.key);
         if let Some(remote) = &self.remote {
+            remote.purses.forget(keys());
             remote.shared.reset(charges).await?;
         }
         self.refusals
@@ -363,11 +368,38 @@ impl Remote {
         let shared = Arc::new(Shared::new(redis));
         let leases = Leases::start(Arc::clone(&shared), Arc::clone(metrics));
         let corrections = Corrections::start(Arc::clone(&shared), Arc::clone(metrics));
+        let corrections = Arc::new(corrections);
         Self {
             shared,
             leases,
+            purses: Purses::new(Arc::clone(&corrections)),
             corrections,
         }
+    }
+
+    /// What became of all that is being spent, once Redis was asked for what it must be asked for; none if it
+    /// does not say.
+    async fn take(
+        &self,
+        mut spending: Spending<'_>,
+        charges: &[Charge],
+        undone: &Undone,
+        (lease, now): (&Lease, Now),
+    ) -> Option<Taken> {
+        if charges.is_empty() && undone.in_redis.is_empty() {
+            return Some(spending.finish(Taken::of_nothing(), now.instant));
+        }
+        let lapsed = spending.take_lapsed();
+        let asked = Asked {
+            corrections: &lapsed,
+            charges,
+            undone: &undone.in_redis,
+        };
+        let Ok(taken) = self.shared.take(asked, &lease.id).await else {
+            self.corrections.lost(lapsed.len());
+            return None;
+        };
+        Some(spending.finish(taken, now.instant))
     }
 }
 

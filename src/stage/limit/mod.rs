@@ -8,6 +8,7 @@
 //!  counter/      where counts are kept, all or nothing: memory.rs, redis.rs
 //!  counters.rs   the counter in use, and what happens while Redis is gone
 //!  refusals.rs   what is known to be refused for some time, so that nobody need be asked
+//!  purses.rs     units taken from Redis in advance, to be spent here
 //!  permits.rs    what one request holds and was charged, while that may change
 //!  corrections.rs   what charges turn out to have been, told to Redis beside the requests
 //!  leases.rs     places in flight that are held in Redis: renewed, and given back
@@ -22,6 +23,7 @@ pub mod headers;
 mod leases;
 pub mod limits;
 pub mod permits;
+mod purses;
 pub mod quota;
 mod refusals;
 pub mod rule;

@@ -54,6 +54,8 @@ pub struct Rule {
     pub without_redis: WithoutRedis,
     pub metrics: Arc<RuleMetrics>,
     by: Vec<Dimension>,
+    /// Units taken at once; 0 for none in advance.
+    prepaid: u64,
     prefix: String,
     users: BTreeMap<String, u64>,
     plans: BTreeMap<String, u64>,
@@ -69,6 +71,7 @@ impl Rule {
             without_redis: settings.without_redis,
             metrics: metrics.rule(name),
             by: settings.by.0.clone(),
+            prepaid: settings.prepaid.unwrap_or_default(),
             prefix: settings.prefix(name),
             users: settings.users.clone(),
             plans: settings.plans.clone(),
@@ -108,7 +111,7 @@ impl Rule {
             key,
             quota: self.quota_of(subject),
             units,
-            most: units,
+            most: units.max(self.prepaid),
         })
     }
 
@@ -170,6 +173,9 @@ pub fn describe(settings: &RuleSettings) -> String {
     }
     if let Some(burst) = settings.burst {
         let _ = write!(text, ", {burst} at once");
+    }
+    if let Some(prepaid) = settings.prepaid.filter(|prepaid| *prepaid > 1) {
+        let _ = write!(text, ", {prepaid} taken in advance by each instance");
     }
     let others = settings.users.len() + settings.plans.len();
     if others > 0 {

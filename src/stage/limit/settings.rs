@@ -45,7 +45,8 @@ pub enum Preset {
 }
 
 /// Their keys are what an application beside the gateway expects: `ratelimit:{user}:{minute}` and
-/// `ratelimit:{user}:{provider}:{minute}`. A `*` is in no user's key.
+/// `ratelimit:{user}:{provider}:{minute}`. A `*` is in no user's key. All callers together are one key, for which
+/// each instance takes a hundredth in advance.
 fn standard() -> BTreeMap<String, RuleSettings> {
     let rule = |by: &[Dimension], requests, prefix: &str| RuleSettings {
         by: OneOrMany(by.to_vec()),
@@ -54,13 +55,17 @@ fn standard() -> BTreeMap<String, RuleSettings> {
         ..RuleSettings::default()
     };
     let (user, provider) = (Dimension::User, Dimension::Provider);
+    let global = RuleSettings {
+        prepaid: Some(100),
+        ..rule(&[], 10_000, "ratelimit:*")
+    };
     BTreeMap::from([
         ("user".to_owned(), rule(&[user], 30, "ratelimit")),
         (
             "user_provider".to_owned(),
             rule(&[user, provider], 10, "ratelimit"),
         ),
-        ("global".to_owned(), rule(&[], 10_000, "ratelimit:*")),
+        ("global".to_owned(), global),
     ])
 }
 
@@ -92,6 +97,12 @@ pub struct RuleSettings {
     /// For users of these plans, this many instead, unless `users` names them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plans: BTreeMap<String, u64>,
+    /// So many of the quota an instance takes from Redis at once, counted there as spent, and then spends by
+    /// itself: most requests ask nobody. What it does not spend in time (a sixtieth of a sliding period, the
+    /// rest of a fixed one) goes back when it next asks, so at most this many less one are missed for each
+    /// instance; never is more granted. Not with `gcra` or `in_flight`; in memory it changes nothing.
+    /// Default 1: each request asks.
+    pub prepaid: Option<u64>,
     /// What its keys in Redis begin with; the values of `by` and the number of the period follow, all
     /// with `:` between them. Absent: `limit:` and the rule's name.
     pub prefix: Option<String>,

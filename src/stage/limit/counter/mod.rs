@@ -30,6 +30,17 @@ pub struct Taken {
     pub marks: SmallVec<[Mark; 4]>,
 }
 
+impl Taken {
+    /// What becomes of no charges.
+    pub fn of_nothing() -> Self {
+        Self {
+            granted: true,
+            levels: Levels::new(),
+            marks: SmallVec::new(),
+        }
+    }
+}
+
 /// Where units were counted, so that they can be given back there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mark {
@@ -58,6 +69,11 @@ pub enum Change {
 }
 
 impl Charge {
+    /// Whether more may be taken than is needed.
+    pub fn is_prepaid(&self) -> bool {
+        self.most > self.units
+    }
+
     pub fn correction(&self, what: Change) -> Correction {
         Correction {
             key: self.key.clone(),

@@ -2,7 +2,7 @@
 //! every request and forgets nothing must agree.
 
 use super::memory::Memory;
-use super::redis::Shared;
+use super::redis::{self, Shared};
 use super::{Change, Charge, Correction, Mark, Taken};
 use crate::base::secret::Secret;
 use crate::base::units::Period;
@@ -323,7 +323,11 @@ fn memory_redis_and_the_model_agree() {
     let ask = |asked: Asked<'_>| {
         runtime.block_on(async {
             let take = async |charges: &[Charge], corrections: &[Correction], lease, now| {
-                let what = (charges, corrections);
+                let what = redis::Asked {
+                    charges,
+                    corrections,
+                    undone: &[],
+                };
                 let taken = shared.take_at(what, (lease, LEASE_MS), Some(now));
                 taken.await.expect("redis answers")
             };

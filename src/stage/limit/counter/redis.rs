@@ -50,6 +50,22 @@ return #KEYS
 /// A place in flight: its key, and by which lease it is held.
 pub type Place = (String, String);
 
+/// What is to be counted in one step.
+#[derive(Clone, Copy, Default)]
+pub struct Asked<'a> {
+    /// Corrected first, in any case.
+    pub corrections: &'a [Correction],
+    pub charges: &'a [Charge],
+    /// Corrected if all charges are counted.
+    pub undone: &'a [Correction],
+}
+
+impl Asked<'_> {
+    fn all_corrections(&self) -> impl Iterator<Item = &Correction> {
+        self.corrections.iter().chain(self.undone)
+    }
+}
+
 /// Counts by key, in Redis.
 pub struct Shared {
     pub redis: Arc<Redis>,
@@ -79,27 +95,28 @@ impl Shared {
         }
     }
 
-    /// Counts everything or nothing. Places in flight are held by `lease`. If all is granted, `undone` is
-    /// corrected in the same step.
-    pub async fn take(
-        &self,
-        charges: &[Charge],
-        undone: &[Correction],
-        lease: &str,
-    ) -> Result<Taken, Unavailable> {
-        self.take_at((charges, undone), (lease, LEASE_MS), None)
-            .await
+    /// Counts everything or nothing, in one step. Places in flight are held by `lease`.
+    pub async fn take(&self, asked: Asked<'_>, lease: &str) -> Result<Taken, Unavailable> {
+        self.take_at(asked, (lease, LEASE_MS), None).await
     }
 
     /// How these charges stand; nothing is counted.
     pub async fn look(&self, charges: &[Charge]) -> Result<Levels, Unavailable> {
-        let taken = self.take_at((charges, &[]), ("", 0), None).await?;
+        let asked = Asked {
+            charges,
+            ..Asked::default()
+        };
+        let taken = self.take_at(asked, ("", 0), None).await?;
         Ok(taken.levels)
     }
 
     /// Counts what charges turn out to have been.
     pub async fn correct(&self, corrections: &[Correction]) -> Result<(), Unavailable> {
-        self.take(&[], corrections, "").await.map(drop)
+        let asked = Asked {
+            corrections,
+            ..Asked::default()
+        };
+        self.take(asked, "").await.map(drop)
     }
 
     /// Forgets what was counted, but for places in flight.
@@ -127,29 +144,31 @@ impl Shared {
 
     pub(super) async fn take_at(
         &self,
-        (charges, corrections): (&[Charge], &[Correction]),
+        asked: Asked<'_>,
         (lease, lease_ms): (&str, u64),
         now_us: Option<u64>,
     ) -> Result<Taken, Unavailable> {
+        let Asked { charges, .. } = asked;
         let fill = |command: &mut Cmd| {
             for charge in charges {
                 command.arg(&charge.key);
             }
-            for correction in corrections {
+            for correction in asked.all_corrections() {
                 command.arg(&correction.key);
             }
-            command.arg(lease).arg(lease_ms).arg(charges.len());
+            command.arg(lease).arg(lease_ms);
+            command.arg(charges.len()).arg(asked.corrections.len());
             for charge in charges {
                 write(command, charge);
             }
-            for correction in corrections {
+            for correction in asked.all_corrections() {
                 write_correction(command, correction);
             }
             if let Some(now_us) = now_us {
                 command.arg(now_us / 1_000_000).arg(now_us % 1_000_000);
             }
         };
-        let keys = charges.len() + corrections.len();
+        let keys = charges.len() + asked.all_corrections().count();
         let answer: Vec<u64> = self.redis.script(&self.take, keys, fill).await?;
         read(&answer, charges.len()).ok_or(Unavailable)
     }

@@ -1,14 +1,15 @@
 -- All charges of a request, or none; and what earlier ones turn out to have been. The arithmetic is that of
 -- `quota.rs` and `sliding.rs`, where it is explained.
 -- KEYS: what each charge counts under, then what each correction does.
--- ARGV: a lease, its milliseconds (0: only look), the number of charges; for each charge its kind (s, f:
+-- ARGV: a lease, its milliseconds (0: only look), the number of charges, and of the corrections that hold in any
+-- case, which come first; others hold if all charges are counted. For each charge its kind (s, f:
 -- sliding and fixed window; g: gcra; l: leases), limit, window in ms, burst, units, units to take at most,
 -- buckets ahead; for each correction its kind, window in ms, units to add or (below 0) to give back, where they
 -- were counted (the bucket, or the microseconds of a unit), and in which period.
 local time = redis.call('TIME')
 local us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local ms = math.floor(us / 1000)
-local lease, lease_ms, charged = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local lease, lease_ms, charged, certain = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local function number(value)
   return tonumber(value or 0) or 0
@@ -166,9 +167,18 @@ function correct.s(key, window, units, bucket, index)
   end
 end
 
+local function corrections(first, last)
+  for i = first, last do
+    local at = 7 * charged + 5 * (i - charged)
+    local kind, window, units = ARGV[at], number(ARGV[at + 1]), number(ARGV[at + 2])
+    correct[kind](KEYS[i], window, units, ARGV[at + 3], ARGV[at + 4])
+  end
+end
+
 local answer, found, granted = { 1 }, {}, true
+corrections(charged + 1, charged + certain)
 for i = 1, charged do
-  local at, to = 7 * i - 3, 6 * i - 4
+  local at, to = 7 * i - 2, 6 * i - 4
   local kind, limit, window = ARGV[at], number(ARGV[at + 1]), number(ARGV[at + 2])
   local burst, units = number(ARGV[at + 3]), number(ARGV[at + 4])
   local allows, remaining, after, state = look[kind](KEYS[i], limit, window, burst, units)
@@ -181,16 +191,12 @@ if not granted or lease_ms == 0 then
   return answer
 end
 for i = 1, charged do
-  local at, to = 7 * i - 3, 6 * i - 4
+  local at, to = 7 * i - 2, 6 * i - 4
   local taken = math.max(math.min(number(ARGV[at + 5]), answer[to + 1]), number(ARGV[at + 4]))
   local window, ahead = number(ARGV[at + 2]), number(ARGV[at + 6])
   local bucket, index = count[ARGV[at]](KEYS[i], window, taken, ahead, found[i])
   answer[to + 1] = answer[to + 1] - taken
   answer[to + 3], answer[to + 4], answer[to + 5] = taken, bucket, index
 end
-for i = charged + 1, #KEYS do
-  local at = 7 * charged + 5 * (i - charged) - 1
-  local kind, window, units = ARGV[at], number(ARGV[at + 1]), number(ARGV[at + 2])
-  correct[kind](KEYS[i], window, units, ARGV[at + 3], ARGV[at + 4])
-end
+corrections(charged + certain + 1, #KEYS)
 return answer
