@@ -4,6 +4,7 @@
 #   make run    the gateway with conf/gateway.yaml (CONFIG=… for another)
 #   make check  format, lints, licences, unused dependencies
 #   make bench  beside nginx, HAProxy and a bare Pingora, on this machine
+#   make bench-limits  what identity and three limits in Redis add to a request
 #   make fuzz   every parser of what strangers send, SECONDS=600 each
 #   make soak   long runs: upgrades, reloads, slow callers, connections at rest, half an hour of faults (SOAK_MINUTES=…)
 #   make image  the container image
@@ -13,7 +14,7 @@ CONFIG ?= conf/gateway.yaml
 SECONDS ?= 600
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench fuzz soak image build-needs test-needs bench-needs check-needs
+.PHONY: demo run test check bench bench-limits fuzz soak image build-needs test-needs bench-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -31,6 +32,10 @@ check: build-needs check-needs
 bench: build-needs bench-needs
 	$(CARGO) build --locked --release --bin onemind
 	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench compare -- $(ARGS)
+
+bench-limits: build-needs bench-needs
+	$(CARGO) build --locked --release --bin onemind
+	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench added -- $(ARGS)
 
 fuzz: build-needs
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture $(ARGS)

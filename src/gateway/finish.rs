@@ -51,6 +51,9 @@ pub(super) fn report(ctx: &mut RequestContext) {
         return;
     };
     count(ctx, arrival, ending, (status, took));
+    if let Some(inference) = &ctx.inference {
+        inference.count(ending, took);
+    }
     log(ctx, arrival, ending, (status, took));
 }
 

@@ -6,12 +6,14 @@
 mod handles;
 mod identity;
 mod limits;
+mod models;
 mod process;
 mod scope;
 
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
 pub use identity::IdentityMetrics;
 pub use limits::{LimitMetrics, RuleMetrics, StoreMetrics};
+pub use models::{CallEnded, ModelMetrics};
 pub use process::resident_bytes;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
@@ -34,6 +36,27 @@ const DURATION_BUCKETS: &[f64] = &[
 /// Bounds in seconds for calls of a store, which take microseconds and are given up after 50 ms.
 const STORE_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1,
+];
+
+/// Bounds in tokens and in seconds, as OpenTelemetry's conventions for generative AI advise.
+const TOKEN_BUCKETS: &[f64] = &[
+    1.0,
+    4.0,
+    16.0,
+    64.0,
+    256.0,
+    1_024.0,
+    4_096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+const MODEL_BUCKETS: &[f64] = &[
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
 ];
 
 /// One metric as the manual shows it.
@@ -66,7 +89,7 @@ macro_rules! table {
         impl Metrics {
             /// The table as text, for the manual and for tests.
             pub const ROWS: &[Row] = &[$(Row {
-                name: concat!("onemind_", stringify!($name)),
+                name: public_name(concat!("onemind_", stringify!($name))),
                 kind: stringify!($kind),
                 labels: &[$(stringify!($label)),*],
                 help: concat!($($help),+).trim_ascii(),
@@ -138,6 +161,27 @@ table! {
     /// WebSockets refused.
     websocket_rejections_total: counter[route, reason];
 
+    /// Calls of models that have ended, at the provider that answered or was tried last.
+    ai_calls_total: counter[model, provider, operation, ending];
+    /// Attempts at providers by what came of them: `answered`, or how they failed.
+    ai_attempts_total: counter[model, provider, outcome];
+    /// Calls that were answered, or failed last, at this provider after another one was tried.
+    ai_fallbacks_total: counter[model, provider];
+    /// Tokens that calls used, by class; no token is in two. `audio_ms` and `searches` are no tokens.
+    ai_tokens_total: counter[model, provider, class];
+    /// Events of providers that could not be read and were left out.
+    ai_unreadable_events_total: counter[model, provider];
+    /// Whether a model of a provider is left alone because it fails: 1 yes, 0 no.
+    ai_breaker_open: gauge[target];
+    /// Keys of the provider that are left alone because it refuses them.
+    ai_keys_resting: gauge[provider];
+    /// Tokens of a call, `input` and `output`; the name is OpenTelemetry's.
+    gen_ai_client_token_usage: histogram[model, provider, type];
+    /// Seconds of a call; the name is OpenTelemetry's.
+    gen_ai_client_operation_duration_seconds: histogram[model, provider];
+    /// Seconds to the first content of an answer; the name is OpenTelemetry's.
+    gen_ai_client_operation_time_to_first_chunk_seconds: histogram[model, provider];
+
     /// Callers identified, by method.
     identity_known_total: counter[method];
     /// Callers refused for what they have shown, by method; `none` where no single method has refused.
@@ -194,6 +238,7 @@ pub struct Metrics {
     listeners: Living<ListenerMetrics>,
     identities: Living<IdentityMetrics>,
     rules: Living<RuleMetrics>,
+    models: Living<ModelMetrics>,
     slots: handles::Slots,
     /// Lines of the access log that reached its file.
     pub access_log_written: IntCounter,
@@ -234,6 +279,7 @@ impl Metrics {
             listeners: Living::default(),
             identities: Living::default(),
             rules: Living::default(),
+            models: Living::default(),
             slots: handles::Slots::default(),
         })
     }
@@ -291,6 +337,20 @@ impl Metrics {
     }
 }
 
+/// Names of OpenTelemetry's conventions stay as they are.
+const fn public_name(name: &'static str) -> &'static str {
+    const OURS: &[u8] = b"onemind_";
+    let (bytes, foreign) = (name.as_bytes(), b"gen_ai_");
+    let mut at = 0;
+    while at < foreign.len() {
+        if OURS.len() + at >= bytes.len() || bytes[OURS.len() + at] != foreign[at] {
+            return name;
+        }
+        at += 1;
+    }
+    name.split_at(OURS.len()).1
+}
+
 /// How a family is made from its row.
 trait Family: prometheus::core::Collector + Clone + Sized + 'static {
     fn make(row: &Row) -> prometheus::Result<Self>;
@@ -312,6 +372,8 @@ impl Family for HistogramVec {
     fn make(row: &Row) -> prometheus::Result<Self> {
         let buckets = match row.name {
             "onemind_store_duration_seconds" => STORE_BUCKETS,
+            "gen_ai_client_token_usage" => TOKEN_BUCKETS,
+            name if name.starts_with("gen_ai_") => MODEL_BUCKETS,
             _ => DURATION_BUCKETS,
         };
         Self::new(

@@ -144,6 +144,7 @@ impl AdminView for Server {
         for upstream in snapshot.upstreams.values() {
             upstream.refresh_metrics();
         }
+        snapshot.catalogue.refresh_metrics(&self.state.metrics);
         snapshot.identities.refresh_metrics();
         snapshot.limits.counters().refresh_metrics();
     }

@@ -4,6 +4,7 @@ use super::{State, Upstream, at};
 use crate::base::fault::Faults;
 use crate::base::units::{OneOrMany, Period};
 use crate::config::Config;
+use crate::observe::metrics::{Metrics, ModelMetrics};
 use crate::stage::ai::base_url::BaseUrl;
 use crate::stage::ai::key_ring::KeyRing;
 use crate::stage::ai::names::Names;
@@ -50,6 +51,8 @@ pub struct Target {
     pub price: Option<Price>,
     /// Kept over reloads.
     pub state: Arc<TargetState>,
+    /// Of the model at this provider.
+    pub metrics: Arc<ModelMetrics>,
     model: String,
 }
 
@@ -203,7 +206,8 @@ impl Catalogue {
         let mut models = Vec::new();
         for (name, settings) in &config.models {
             let targets = settings.targets.iter();
-            let targets = targets.filter_map(|one| catalogue.target(one, before.as_deref()));
+            let targets = targets
+                .filter_map(|one| catalogue.target(name, one, before.as_deref(), &state.metrics));
             models.push(Arc::new(Model {
                 name: name.clone(),
                 targets: targets.collect(),
@@ -217,7 +221,11 @@ impl Catalogue {
             .cloned()
             .collect();
         for name in config.providers.keys() {
-            models.push(Arc::new(catalogue.direct(name, before.as_deref())));
+            models.push(Arc::new(catalogue.direct(
+                name,
+                before.as_deref(),
+                &state.metrics,
+            )));
         }
         let named = models.into_iter().map(|model| (model.name.clone(), model));
         catalogue.models = Names::new(named);
@@ -225,7 +233,7 @@ impl Catalogue {
     }
 
     /// `provider/model`, for whatever the caller calls the model.
-    fn direct(&mut self, provider: &str, before: Option<&Self>) -> Model {
+    fn direct(&mut self, provider: &str, before: Option<&Self>, metrics: &Arc<Metrics>) -> Model {
         let target = TargetSettings {
             provider: provider.to_owned(),
             model: AS_ASKED.to_owned(),
@@ -233,8 +241,11 @@ impl Catalogue {
             price: None,
         };
         Model {
+            targets: self
+                .target(&target.name(), &target, before, metrics)
+                .into_iter()
+                .collect(),
             name: target.name(),
-            targets: self.target(&target, before).into_iter().collect(),
             settings: ModelSettings {
                 targets: OneOrMany(vec![target]),
                 ..ModelSettings::default()
@@ -244,7 +255,13 @@ impl Catalogue {
     }
 
     /// None where the provider is not used.
-    fn target(&mut self, settings: &TargetSettings, before: Option<&Self>) -> Option<Arc<Target>> {
+    fn target(
+        &mut self,
+        model: &str,
+        settings: &TargetSettings,
+        before: Option<&Self>,
+        metrics: &Arc<Metrics>,
+    ) -> Option<Arc<Target>> {
         let provider = Arc::clone(self.providers.get(&settings.provider)?);
         let name = settings.name();
         let known = before.and_then(|before| before.targets.get(&name).cloned());
@@ -253,6 +270,7 @@ impl Catalogue {
             .entry(name.clone())
             .or_insert_with(|| known.unwrap_or_else(|| Arc::new(TargetState::new(Instant::now()))));
         Some(Arc::new(Target {
+            metrics: metrics.model(model, &settings.provider),
             name,
             provider,
             weight: settings.weight,
@@ -260,6 +278,21 @@ impl Catalogue {
             state: Arc::clone(state),
             model: settings.model.clone(),
         }))
+    }
+
+    /// Gauges that are read, not counted.
+    pub fn refresh_metrics(&self, metrics: &Metrics) {
+        let now = Instant::now();
+        let targets = self.targets.iter();
+        let targets = targets.map(|(name, state)| (&**name, state.closed_until(now).is_some()));
+        let providers = self.providers.iter().map(|(name, provider)| {
+            let keys = provider.keys.status(now);
+            (
+                &**name,
+                keys.iter().filter(|key| key.cooled.is_some()).count(),
+            )
+        });
+        metrics.models_now(targets, providers);
     }
 
     fn find(&self, asked: &str, takes: impl Fn(&Model) -> bool) -> Option<Plan> {
@@ -321,22 +354,21 @@ pub(super) fn pools(config: &Config) -> impl Iterator<Item = (&String, PoolSetti
     let used = |(name, settings): (&String, &ProviderSettings)| {
         let kind = settings.kind_of(name)?;
         settings.is_enabled(kind).then_some(())?;
-        pool(settings, &base_url(settings, kind)?)
+        Some(pool(settings, &base_url(settings, kind)?))
     };
     let providers = config.providers.iter();
     providers.filter_map(move |(name, settings)| Some((name, used((name, settings))?)))
 }
 
 /// One endpoint, looked up again and again; requests themselves are its only probe.
-fn pool(settings: &ProviderSettings, base: &BaseUrl) -> Option<PoolSettings> {
+fn pool(settings: &ProviderSettings, base: &BaseUrl) -> PoolSettings {
     let protocol = match settings.protocol {
-        Some(AiProtocol::Http1) => Protocol::Http1,
         Some(AiProtocol::Http2) => Protocol::Http2,
         None if base.tls => Protocol::Http2,
-        None => Protocol::Http1,
+        Some(AiProtocol::Http1) | None => Protocol::Http1,
     };
     let (capacity, retry) = (&settings.capacity, &settings.retry);
-    Some(PoolSettings {
+    PoolSettings {
         endpoints: vec![EndpointSettings {
             address: base.address.clone(),
             weight: 1,
@@ -364,7 +396,7 @@ fn pool(settings: &ProviderSettings, base: &BaseUrl) -> Option<PoolSettings> {
             ..TlsSettings::default()
         }),
         ..PoolSettings::default()
-    })
+    }
 }
 
 #[cfg(test)]

@@ -166,17 +166,7 @@ impl Cluster {
                 self.known.lost(&self.known.last_error());
             }
             self.known.set_tried();
-            let is_whole = looked.is_ok() && beat.is_ok();
-            let rest = if is_whole {
-                BEAT_PERIOD
-            } else {
-                reconnect_rest()
-            };
-            tokio::select! {
-                () = self.changed.notified() => {}
-                () = sleep(rest) => {}
-            }
-            sleep(LOOK_REST).await;
+            self.rest(looked.is_ok() && beat.is_ok()).await;
         }
     }
 
@@ -296,6 +286,27 @@ impl Cluster {
             self.changed.notify_one();
             looked.await;
         }
+    }
+
+    /// Until something may be different. Whoever has just lost its counts leaves the servers alone for a while.
+    async fn rest(&self, is_whole: bool) {
+        if self.is_up() {
+            let longest = if is_whole {
+                BEAT_PERIOD
+            } else {
+                reconnect_rest()
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = sleep(longest) => {}
+            }
+        }
+        let shortest = if self.is_up() {
+            LOOK_REST
+        } else {
+            reconnect_rest()
+        };
+        sleep(shortest).await;
     }
 
     /// After three failures in a row, or one that no other call can survive, nobody waits for this server.

@@ -78,6 +78,8 @@ pub struct Known {
     /// The name of this process among those that share the store.
     instance: String,
     instances: AtomicU32,
+    /// Signs of life in a row, since the store was found.
+    beats: AtomicU32,
     /// Whether the first attempt to connect is over.
     tried: AtomicBool,
     /// What went wrong last; seldom written, and read by operators only.
@@ -92,6 +94,7 @@ impl Known {
             timeout: settings.timeout.0,
             instance: instance.to_owned(),
             instances: AtomicU32::new(1),
+            beats: AtomicU32::new(0),
             tried: AtomicBool::new(false),
             error: Mutex::default(),
             alive: Script::new(ALIVE),
@@ -112,8 +115,13 @@ impl Known {
         self.instances.load(Relaxed).max(1)
     }
 
+    /// What was counted with a sign of life. A store that has just come back has not heard of all of us yet: were
+    /// it lost again at once, too few would share what is allowed without it.
     pub fn set_instances(&self, count: u32) {
-        self.instances.store(count, Relaxed);
+        let beats = self.beats.fetch_add(1, Relaxed).saturating_add(1);
+        if count >= self.instances() || beats > ALIVE_SECONDS {
+            self.instances.store(count, Relaxed);
+        }
     }
 
     pub fn last_error(&self) -> String {
@@ -130,6 +138,7 @@ impl Known {
     }
 
     pub fn lost(&self, why: &str) {
+        self.beats.store(0, Relaxed);
         event::store_lost(&self.metrics, why);
     }
 
@@ -172,5 +181,35 @@ impl Known {
 impl From<Trouble> for Unavailable {
     fn from(_: Trouble) -> Self {
         Self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::secret::Secret;
+    use crate::base::units::Period;
+    use crate::observe::metrics::Metrics;
+
+    #[test]
+    fn a_store_that_is_back_is_believed_that_we_are_fewer_after_a_while_only() {
+        let settings = Settings {
+            url: Secret::new("redis://h".to_owned()),
+            ca: None,
+            timeout: Period::millis(50),
+        };
+        let known = Known::new(&settings, "a", Metrics::new("0").store());
+        let told = |count| {
+            known.set_instances(count);
+            known.instances()
+        };
+        assert_eq!((told(1), told(3)), (1, 3));
+        known.lost("it is tested");
+        assert_eq!((told(1), told(2)), (3, 3));
+        assert_eq!(told(4), 4, "more are believed at once");
+        for _ in 3..ALIVE_SECONDS {
+            assert_eq!(told(2), 4);
+        }
+        assert_eq!(told(2), 2);
     }
 }

@@ -1,8 +1,9 @@
 //! Every file in `conf/` is loaded, and each example does what it promises.
 
 use crate::harness::{
-    Authority, Client, ClientH2, Gateway, Leaf, Port, RedisServer, Reply, ReplyH2, Seen, Signer,
-    Tls, Upstream, UpstreamH2, WebSocket, body_of, claims, eventually, finish, hash, silence,
+    Authority, Client, ClientH2, Fault, Gateway, Leaf, PROVIDER_KEY, Port, Provider, RedisServer,
+    Reply, ReplyH2, Seen, Signer, Tls, Trouble, Upstream, UpstreamH2, WebSocket, body_of, claims,
+    eventually, finish, hash, silence,
 };
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
@@ -871,6 +872,100 @@ async fn h2c() {
         protocols[0].as_str().unwrap().starts_with("HTTP/2"),
         "{protocols:?}"
     );
+}
+
+#[tokio::test]
+async fn ai() {
+    let (openai, anthropic) = (Provider::openai().await, Provider::anthropic().await);
+    let key = "the-key-of-one-app";
+    let values: &[(&str, &dyn Display)] = &[
+        ("GATEWAY_KEY", &key),
+        ("OPENAI_API_KEY", &PROVIDER_KEY),
+        ("ANTHROPIC_API_KEY", &PROVIDER_KEY),
+        ("GEMINI_API_KEY", &""),
+        ("OPENAI_BASE_URL", &openai.url()),
+        ("ANTHROPIC_BASE_URL", &anthropic.url()),
+        ("GEMINI_BASE_URL", &""),
+    ];
+    let gateway = start("ai", values).await;
+    let bearer = format!("Bearer {key}");
+    let mut client = Client::connect(&gateway).await;
+    let mut ask = async |model: Option<&str>, bearer: &str| {
+        let mut call = json!({ "messages": [{ "role": "user", "content": "hello" }] });
+        if let Some(model) = model {
+            call["model"] = model.into();
+        }
+        let headers = [
+            ("content-type", "application/json"),
+            ("authorization", bearer),
+        ];
+        let call = call.to_string();
+        let path = "/v1/chat/completions";
+        client
+            .request("POST", path, &headers, call.as_bytes())
+            .await
+    };
+    for (model, status, asked) in [
+        (Some("smart"), 200, "openai gpt-5"),
+        (Some("gpt-5-mini"), 200, "openai gpt-5-mini"),
+        (Some("openai/gpt-5"), 200, "openai gpt-5"),
+        (Some("claude-haiku-4-5"), 200, "anthropic claude-haiku-4-5"),
+        (None, 200, "openai gpt-5-nano"),
+        (Some("nobody"), 404, ""),
+        (Some("nobody/gpt-5"), 404, ""),
+        (Some("gemini-2.5-pro"), 503, ""),
+    ] {
+        let before = (openai.seen().len(), anthropic.seen().len());
+        let answer = ask(model, &bearer).await;
+        assert_eq!(answer.status, status, "{model:?} {}", answer.text());
+        let seen = |name: &str, provider: &Provider, before: usize| {
+            let seen = provider.seen().split_off(before);
+            let models = seen.into_iter().map(|asked| {
+                let model = asked.body["model"].as_str().map(str::to_owned);
+                format!("{name} {}", model.unwrap())
+            });
+            models.collect::<Vec<_>>()
+        };
+        let mut seen_by = seen("openai", &openai, before.0);
+        seen_by.extend(seen("anthropic", &anthropic, before.1));
+        assert_eq!(seen_by.join(", "), asked, "{model:?}");
+    }
+    assert_eq!(ask(Some("smart"), "Bearer another").await.status, 401);
+    openai.times(4, &Fault::Error(Trouble::Unavailable));
+    let answer = ask(Some("smart"), &bearer).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let asked = anthropic.seen().pop().unwrap();
+    assert_eq!(asked.body["model"], "claude-sonnet-4-5");
+    openai.calm();
+    let status = gateway.status().await;
+    let enabled = |name: &str| status["providers"][name]["enabled"].clone();
+    assert_eq!(
+        [enabled("openai"), enabled("anthropic"), enabled("gemini")],
+        [true, true, false]
+    );
+    assert_eq!(status["targets"]["openai/gpt-5"]["breaker"], "closed");
+    assert!(!status.to_string().contains(PROVIDER_KEY), "{status}");
+}
+
+/// Without the key of callers there is no gateway, and no open one.
+#[test]
+fn ai_without_a_key_for_callers_is_refused() {
+    let document = conf().join("examples/ai.yaml");
+    for (key, told) in [
+        (None, "the environment variable `GATEWAY_KEY` is not set"),
+        (Some(""), "the key is empty"),
+    ] {
+        let mut command = onemind();
+        command.arg("check").arg("-c").arg(&document);
+        command.env_remove("GATEWAY_KEY");
+        command.envs(key.map(|key| ("GATEWAY_KEY", key)));
+        let (status, stdout, stderr) = finish(&mut command);
+        assert!(!status.success(), "{stdout}{stderr}");
+        assert!(
+            stderr.contains(told) || stdout.contains(told),
+            "{stdout}{stderr}"
+        );
+    }
 }
 
 #[tokio::test]

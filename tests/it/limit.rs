@@ -297,55 +297,6 @@ routes: { all: { pool: app } }
 }
 
 #[tokio::test]
-async fn whatever_dies_no_more_is_granted_than_was_stated() {
-    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
-    let limits = "limits: { rules: { user: { by: user, requests: 100, per: day } } }";
-    let mut gateways = Vec::new();
-    for _ in 0..3 {
-        gateways.push(start_impatient(limits, &redis.url(), &app).await);
-    }
-    for gateway in &gateways {
-        eventually("three gateways know of each other", async || {
-            (gateway.status().await["limits"]["instances"] == 3).then_some(())
-        })
-        .await;
-    }
-    let disasters = async {
-        let granted = |at_least| {
-            let app = &app;
-            async move || {
-                eventually("requests are answered", async || {
-                    (app.count() >= at_least).then_some(())
-                })
-                .await;
-            }
-        };
-        granted(100)().await;
-        gateways[0].signal("KILL");
-        granted(200)().await;
-        redis.kill();
-        granted(900)().await;
-        redis.restart();
-        mode_is(&gateways[1], "redis").await;
-        redis.signal("STOP");
-        mode_is(&gateways[2], "local").await;
-        redis.signal("CONT");
-        mode_is(&gateways[2], "redis").await;
-    };
-    let (counts, ()) = tokio::join!(crowd(&gateways, 80_000, |turn| turn % 40), disasters);
-    for user in 0..40 {
-        // Redis before, each by itself while it was gone, and a Redis that has forgotten.
-        let granted = counts.get(&(user, 200)).copied().unwrap_or(0);
-        assert!((100..=300).contains(&granted), "user {user}: {counts:?}");
-    }
-    let statuses = counts.keys().all(|(_, status)| [200, 429].contains(status));
-    assert!(statuses, "{counts:?}");
-    for gateway in &gateways[1..] {
-        assert_eq!(decisions(gateway, "user", "unavailable").await, 0);
-    }
-}
-
-#[tokio::test]
 async fn a_caller_is_told_where_it_stands() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
     let limits = "

@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod ai;
 mod body;
 mod cli;
 mod cluster;

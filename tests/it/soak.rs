@@ -1,6 +1,8 @@
 //! Long runs: `make soak`. Each takes minutes then, and prints what it measured; in the suite each runs
 //! for some seconds, with fewer callers, and is held to the same.
 
+mod limits;
+
 use crate::harness::{Gateway, Load, Reply, Upstream, WebSocket, app, eventually};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -150,23 +150,17 @@ fn kind(
         return found;
     }
     let known = KINDS.iter().map(|kind| kind.name);
-    match &settings.kind {
-        Some(kind) => {
-            let fix = suggest::hint(kind, known);
-            report.error(
-                at.key("kind"),
-                format!("no kind of provider is called `{kind}`"),
-                fix,
-            );
-        }
-        None => {
-            let fix = match suggest::nearest(name, known) {
-                Some(near) => format!("did you mean `{near}`? else write `kind: compatible`"),
-                None => "write `kind: compatible` for a server that speaks like OpenAI".to_owned(),
-            };
-            let what = format!("`{name}` is no known provider, and there is no `kind`");
-            report.error(at.clone(), what, fix);
-        }
+    if let Some(kind) = &settings.kind {
+        let fix = suggest::hint(kind, known);
+        let what = format!("no kind of provider is called `{kind}`");
+        report.error(at.key("kind"), what, fix);
+    } else {
+        let fix = match suggest::nearest(name, known) {
+            Some(near) => format!("did you mean `{near}`? else write `kind: compatible`"),
+            None => "write `kind: compatible` for a server that speaks like OpenAI".to_owned(),
+        };
+        let what = format!("`{name}` is no known provider, and there is no `kind`");
+        report.error(at.clone(), what, fix);
     }
     None
 }

@@ -6,6 +6,8 @@ use crate::stage::limit::settings::{
     Algorithm, Dimension, Per, QUOTA_MAX, RuleSettings, TOKENS_MAX,
 };
 use crate::stage::route;
+use crate::store::cluster::home_prefix;
+use crate::store::redis::Settings;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Names of rules are labels of metrics and stand in headers.
@@ -183,13 +185,19 @@ fn told_apart(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
 /// Two rules under one key would count each request twice.
 fn keys_apart(at: &KeyPath, report: &mut Report<'_>) {
     let mut seen: HashMap<_, String> = HashMap::new();
+    let redis = report.config.redis.as_ref();
+    let is_cluster = redis.is_some_and(Settings::is_cluster);
     for (name, rule) in report.config.limits.rules() {
         let kind = match (rule.in_flight, rule.algorithm) {
             (Some(_), _) => "held",
             (None, Algorithm::Gcra) => "tat",
             (None, _) => rule.per.name(),
         };
-        let key = (rule.prefix(&name), rule.by.0.len(), kind);
+        let mut prefix = rule.prefix(&name);
+        if is_cluster {
+            prefix = home_prefix(&prefix);
+        }
+        let key = (prefix, rule.by.0.len(), kind);
         let Some(other) = seen.get(&key) else {
             seen.insert(key, name);
             continue;

@@ -57,6 +57,8 @@ impl<'a> Run<'a> {
         let inference = self.ctx.inference_mut();
         inference.provider = Some(target.provider.name.as_str().into());
         inference.model = Some(model);
+        let before = inference.metrics.replace(Arc::clone(&target.metrics));
+        inference.fallback |= before.is_some_and(|one| !Arc::ptr_eq(&one, &target.metrics));
         let tried = self.ask(&mut trying).await;
         self.waiting_since = None;
         if let Ok(Tried::Failed(failed)) = &tried {
@@ -461,6 +463,7 @@ impl<'a> Run<'a> {
         }
         let provider = Arc::clone(provider);
         trying.trial.succeeded(&provider.settings.breaker, now);
+        trying.target.metrics.attempted(None);
         self.settle(&provider, None);
     }
 
@@ -488,6 +491,7 @@ impl<'a> Run<'a> {
         if let (Some(outcome), Some(lease)) = (outcome, &mut self.ctx.lease) {
             provider.upstream.report(lease, outcome, now);
         }
+        trying.target.metrics.attempted(Some(failure.name()));
         self.settle(&provider, Some(failure.name()));
     }
 

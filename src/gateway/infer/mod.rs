@@ -110,7 +110,7 @@ impl Run<'_> {
                 after = retry::after(facts);
             }
             match after {
-                After::Again(wait) => self.rest(wait).await?,
+                After::Again(wait) => self.rest(wait.max(key_free_in(&target))).await?,
                 After::Next => {
                     targets.pop_front();
                     here = 0;
@@ -188,4 +188,11 @@ impl Run<'_> {
         self.ctx.end(ending);
         self.ctx.lease = None;
     }
+}
+
+/// How long until the provider may be shown one of its keys.
+fn key_free_in(target: &Target) -> Duration {
+    let now = Instant::now();
+    let free = target.provider.keys.earliest(now);
+    free.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
 }

@@ -1,8 +1,10 @@
 //! What one call of a model came to: for the access log, the metrics, the answer's headers and the limits.
 
+use crate::base::ending::Ending;
 use crate::base::reject::Reject;
 use crate::base::usage::Usage;
 use crate::observe::access_log;
+use crate::observe::metrics::{CallEnded, ModelMetrics};
 use crate::stage::ai::dialect::DialectName;
 use crate::stage::ai::event::StopReason;
 use crate::stage::ai::fault::Complaint;
@@ -11,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One call, from its first byte to its last.
-#[derive(Debug)]
 pub struct Inference {
     /// In which the caller is answered, refusals included.
     pub dialect: DialectName,
@@ -34,6 +35,10 @@ pub struct Inference {
     pub waited: Duration,
     /// Events of the provider that could not be read.
     pub malformed: u32,
+    /// Where it is counted: the model at the provider that answered, or was tried last.
+    pub metrics: Option<Arc<ModelMetrics>>,
+    /// Whether another target was tried before.
+    pub fallback: bool,
     started: Instant,
 }
 
@@ -73,8 +78,26 @@ impl Inference {
             first_token: None,
             waited: Duration::ZERO,
             malformed: 0,
+            metrics: None,
+            fallback: false,
             started,
         }
+    }
+
+    /// Counts it, once it has ended.
+    pub fn count(&self, ending: Ending, duration: Duration) {
+        let Some(metrics) = &self.metrics else {
+            return;
+        };
+        metrics.ended(&CallEnded {
+            operation: self.operation,
+            ending,
+            duration,
+            first_token: self.first_token,
+            usage: self.usage,
+            unreadable: self.malformed,
+            fallback: self.fallback,
+        });
     }
 
     /// As it is logged.

@@ -41,6 +41,7 @@ fn sample() -> Record<'static> {
         code: None,
         limit: None,
         websocket: false,
+        inference: None,
     }
 }
 

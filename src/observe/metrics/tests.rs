@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::ending::Ending;
+use crate::base::usage::Usage;
 use http::Method;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -47,6 +48,26 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     identity.refused("expired");
     identity.fetched(true);
     identity.age(Duration::from_secs(7));
+    let model = metrics.model("smart", "openai");
+    model.attempted(None);
+    model.attempted(Some("timed_out"));
+    model.ended(&CallEnded {
+        operation: "chat",
+        ending: Ending::Completed,
+        duration: Duration::from_secs(2),
+        first_token: Some(Duration::from_millis(300)),
+        usage: Usage {
+            input: 10,
+            output: 20,
+            ..Usage::default()
+        },
+        unreadable: 1,
+        fallback: true,
+    });
+    metrics.models_now(
+        std::iter::once(("openai/gpt-5", true)),
+        std::iter::once(("openai", 1)),
+    );
     let rule = metrics.rule("per_user");
     rule.refused.inc();
     metrics.limits().set_mode("redis");
@@ -57,7 +78,7 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     metrics.certificate("example.com", 1_800_000_000);
     (
         metrics,
-        vec![route, pool, endpoint, listener, identity, rule],
+        vec![route, pool, endpoint, listener, identity, rule, model],
     )
 }
 
@@ -103,6 +124,12 @@ fn rows_follow_the_naming_rules() {
         "version",
         "rule",
         "mode",
+        "model",
+        "provider",
+        "operation",
+        "class",
+        "type",
+        "target",
     ]
     .into();
     for row in Metrics::ROWS {

@@ -82,7 +82,8 @@ impl Breaker {
 
     /// When an attempt may be let through again; none if one may now. Takes nothing.
     pub fn closed_until(&self, now: Instant) -> Option<Instant> {
-        match self.lock().state {
+        let state = self.lock().state;
+        match state {
             State::Open { until } if until > now => Some(until),
             State::HalfOpen { probing: true } => Some(now + PROBE_PAUSE),
             _ => None,
@@ -155,7 +156,8 @@ impl Breaker {
     }
 
     pub fn status(&self, now: Instant) -> BreakerStatus {
-        match self.lock().state {
+        let state = self.lock().state;
+        match state {
             State::Closed => BreakerStatus::Closed,
             State::Open { until } if until > now => {
                 BreakerStatus::Open(until.saturating_duration_since(now))

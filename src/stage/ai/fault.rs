@@ -100,12 +100,29 @@ pub struct CallFault {
 }
 
 impl CallFault {
+    /// `message` is told with the field, which some dialects have no other place for.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let param = param.into();
         Self {
             kind: FaultKind::InvalidRequest,
-            message: message.into(),
-            param: Some(param.into()),
+            message: with_field(&param, message.into()),
+            param: Some(param),
         }
+    }
+}
+
+/// `is required` as `` `model` is required ``, unless the field is named already.
+fn with_field(param: &str, message: String) -> String {
+    let field = format!("`{param}`");
+    let verb = ["must ", "is ", "may "]
+        .iter()
+        .any(|verb| message.starts_with(verb));
+    if param.is_empty() || message.contains(&field) {
+        message
+    } else if verb {
+        format!("{field} {message}")
+    } else {
+        format!("{field}: {message}")
     }
 }
 

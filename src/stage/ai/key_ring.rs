@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The longest that a key is left alone, whatever the provider says: it may be wrong.
-const COOLED_MAX: Duration = Duration::from_secs(3600);
+const COOLED_MAX: Duration = Duration::from_hours(1);
 /// First time that a key is left alone after 429 without a word how long; doubled each time in a row.
 const RATE_LIMITED_FIRST: Duration = Duration::from_secs(1);
 

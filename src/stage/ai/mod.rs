@@ -11,6 +11,7 @@ pub mod dialect;
 pub mod door;
 pub mod effort;
 pub mod event;
+pub mod eventstream;
 pub mod fault;
 pub mod form;
 pub mod json;

@@ -54,22 +54,28 @@ pub fn order(strategy: Strategy, candidates: &[Candidate<'_>], choice: &Choice) 
             earliest: closed.min(),
         };
     }
-    let rank: fn(&Candidate<'_>, &Choice) -> f64 = match strategy {
-        // All alike: the order in which they are written stays.
-        Strategy::Priority => |_, _| 0.0,
-        Strategy::Weighted => lot,
-        Strategy::LeastLatency => latency,
-        Strategy::LeastBusy => load,
-        Strategy::Cheapest => price,
-    };
-    indices.sort_by(|a, b| {
-        let (a, b) = (&candidates[*a], &candidates[*b]);
-        let (first, second) = (rank(a, choice), rank(b, choice));
-        first.partial_cmp(&second).unwrap_or(Ordering::Equal)
-    });
+    indices.sort_by(|a, b| compare(strategy, [&candidates[*a], &candidates[*b]], choice));
     Order {
         indices,
         earliest: None,
+    }
+}
+
+/// Which of two goes first; of two that are alike, the one that is written first.
+fn compare(strategy: Strategy, pair: [&Candidate<'_>; 2], choice: &Choice) -> Ordering {
+    let by = |rank: fn(&Candidate<'_>, &Choice) -> f64| {
+        let [one, other] = pair.map(|candidate| rank(candidate, choice));
+        one.total_cmp(&other)
+    };
+    match strategy {
+        Strategy::Priority => Ordering::Equal,
+        Strategy::Weighted => by(lot),
+        Strategy::LeastLatency => by(latency),
+        Strategy::LeastBusy => by(load),
+        Strategy::Cheapest => {
+            let [one, other] = pair.map(|candidate| price(candidate, choice));
+            one.cmp(&other)
+        }
     }
 }
 
@@ -91,6 +97,10 @@ fn mixed(mut bits: u64) -> u64 {
 
 /// Weighted rendezvous hashing: each target draws a lot for this key, and the smallest goes first. The same key
 /// meets the same order again, and when a target comes or goes only its own share of the keys moves.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "53 bits are what this type holds"
+)]
 fn lot(candidate: &Candidate<'_>, choice: &Choice) -> f64 {
     let bits = mixed(choice.key ^ key_of(candidate.name.as_bytes()));
     // 53 bits make a number between 0 and 1, neither of them included.
@@ -113,9 +123,9 @@ fn load(candidate: &Candidate<'_>, _: &Choice) -> f64 {
 }
 
 /// Without a price it goes last.
-fn price(candidate: &Candidate<'_>, choice: &Choice) -> f64 {
-    let of = |price: Price| price.of(choice.input_tokens, choice.output_tokens) as f64;
-    candidate.price.map_or(f64::MAX, of)
+fn price(candidate: &Candidate<'_>, choice: &Choice) -> u128 {
+    let of = |price: Price| price.of(choice.input_tokens, choice.output_tokens);
+    candidate.price.map_or(u128::MAX, of)
 }
 
 #[cfg(test)]

@@ -131,14 +131,16 @@ pub fn after(facts: Facts) -> After {
             After::Again(Duration::ZERO)
         }
         Failure::Said(FaultKind::RateLimited) => rate_limited(facts, next, again),
-        Failure::Said(
-            FaultKind::Authentication
+        // A silent provider is not asked again: the caller has waited for it once. And no key of its own mends
+        // what is wrong with the gateway's account.
+        Failure::Silent
+        | Failure::Said(
+            FaultKind::Timeout
+            | FaultKind::Authentication
             | FaultKind::Permission
             | FaultKind::Payment
             | FaultKind::Quota,
         ) => next,
-        // A silent provider is not asked again: the caller has waited for it once.
-        Failure::Silent | Failure::Said(FaultKind::Timeout) => next,
         Failure::Said(FaultKind::Overloaded) | Failure::NotConnected if facts.others => next,
         Failure::Said(FaultKind::Overloaded | FaultKind::Server) => {
             let wait = facts.retry_after.unwrap_or_default().max(facts.backoff);

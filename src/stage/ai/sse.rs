@@ -6,8 +6,9 @@ use memchr::{memchr, memchr2};
 use std::fmt;
 use std::ops::Range;
 
-/// The longest event, its empty line included. A picture in base64 fits; providers send text of some 100 bytes.
-pub const EVENT_BYTES_MAX: usize = 1 << 20;
+/// The longest event, its empty line included. A picture of 1,024 x 1,024 in base64 fits, which has up to 3 MiB;
+/// of text an event has some 300 bytes.
+pub const EVENT_BYTES_MAX: usize = 4 << 20;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const NEWEST: f64 = 0.3;
 /// In so much time the average loses half of its weight: a target that was slow and is not asked any more must get
 /// another chance.
-const HALF_LIFE: Duration = Duration::from_secs(60);
+const HALF_LIFE: Duration = Duration::from_mins(1);
 
 /// Outlives reloads, under the name of provider and model.
 #[derive(Debug)]

@@ -41,6 +41,11 @@ struct Metadata {
     prompt_token_count: u64,
 }
 
+fn millis(seconds: f64) -> u64 {
+    let time = std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// None where the answer does not say.
 pub fn of_other(body: &[u8]) -> Option<Usage> {
     let answer: Answer = serde_json::from_slice(body).ok()?;
@@ -67,7 +72,7 @@ pub fn of_other(body: &[u8]) -> Option<Usage> {
         output_image: output.image_tokens,
         output_audio: output.audio_tokens,
         // Never negative: what is no number of seconds is none.
-        audio_ms: (counted.seconds.clamp(0.0, 1e9) * 1_000.0) as u64,
+        audio_ms: millis(counted.seconds),
         ..Usage::default()
     })
 }

@@ -26,14 +26,19 @@ async fn every_dialect_reaches_every_provider() {
                 let asked = provider.last().await;
                 let names = ["gpt-5", "claude-sonnet-4-5", "gemini-2.5-flash"];
                 let named = asked.body["model"].as_str().unwrap_or(&asked.path);
-                assert!(names.iter().any(|name| named.contains(name)), "{case}: {named}");
+                assert!(
+                    names.iter().any(|name| named.contains(name)),
+                    "{case}: {named}"
+                );
                 assert_eq!(answer.header("x-onemind-attempts"), Some("1"), "{case}");
                 if !(stream && speaks == Speaks::Chat) {
                     assert!(heard.tokens.is_some_and(|(input, _)| input > 0), "{case}");
                 }
                 let line = ai
                     .gateway
-                    .access_log_line(|line| line["ai"]["stream"] == stream && line["ai"]["model"] == model)
+                    .access_log_line(|line| {
+                        line["ai"]["stream"] == stream && line["ai"]["model"] == model
+                    })
                     .await;
                 assert_eq!(line["ai"]["usage"], "reported", "{case}: {line}");
                 assert_eq!(line["ai"]["stop"], "stop", "{case}: {line}");
@@ -74,8 +79,17 @@ async fn nothing_of_the_caller_but_its_call_goes_to_a_provider() {
         .await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let asked = ai.openai.last().await;
-    let names: Vec<&str> = asked.headers.iter().map(|(name, _)| name.as_str()).collect();
-    for name in ["cookie", "x-stainless-lang", "x-forwarded-for", "openai-organization"] {
+    let names: Vec<&str> = asked
+        .headers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    for name in [
+        "cookie",
+        "x-stainless-lang",
+        "x-forwarded-for",
+        "openai-organization",
+    ] {
         assert!(!names.contains(&name), "{names:?}");
     }
     let key = format!("Bearer {PROVIDER_KEY}");
@@ -90,7 +104,10 @@ async fn usage_that_was_asked_for_by_us_alone_is_not_shown() {
     let answer = ai.ask(Speaks::Chat, "gpt", true).await;
     assert!(!answer.text().contains("usage"), "{}", answer.text());
     let asked = ai.openai.last().await;
-    assert_eq!(asked.body["stream_options"], json!({ "include_usage": true }));
+    assert_eq!(
+        asked.body["stream_options"],
+        json!({ "include_usage": true })
+    );
     let (path, mut body) = super::call(Speaks::Chat, "gpt", true, WORDS);
     body["stream_options"] = json!({ "include_usage": true });
     let answer = ai.post(&path, &body).await;
@@ -126,15 +143,22 @@ async fn a_call_that_is_wrong_is_refused_in_its_own_words_and_sent_nowhere() {
         }
     }
     let mut client = Client::connect(&ai.gateway).await;
-    let answer = client.post("/v1/chat/completions", b"{\"model\":\"\xff\"}").await;
+    let answer = client
+        .post("/v1/chat/completions", b"{\"model\":\"\xff\"}")
+        .await;
     assert_eq!(refusal(Speaks::Chat, &answer).0, 400);
-    let answer = client.post("/v1beta/models/nobody:generateContent", b"{}").await;
+    let answer = client
+        .post("/v1beta/models/nobody:generateContent", b"{}")
+        .await;
     assert_eq!(refusal(Speaks::Gemini, &answer).0, 404);
     let answer = client.get("/v1/chat/completions").await;
     assert_eq!(refusal(Speaks::Chat, &answer).0, 405);
     let answer = client.post("/v1/unheard-of", b"{}").await;
     assert_eq!(refusal(Speaks::Chat, &answer).0, 404);
-    assert_eq!(ai.openai.count() + ai.anthropic.count() + ai.gemini.count(), 0);
+    assert_eq!(
+        ai.openai.count() + ai.anthropic.count() + ai.gemini.count(),
+        0
+    );
     ai.gateway.settled().await;
 }
 
@@ -148,7 +172,9 @@ async fn a_body_that_is_too_large_is_refused_in_the_words_of_the_dialect() {
     let (status, kind, _) = refusal(Speaks::Messages, &answer);
     assert_eq!((status, kind.as_str()), (413, "request_too_large"));
     let mut client = Client::connect(&ai.gateway).await;
-    let answer = client.post_chunked("/v1/chat/completions", large.as_bytes(), 100).await;
+    let answer = client
+        .post_chunked("/v1/chat/completions", large.as_bytes(), 100)
+        .await;
     assert_eq!(refusal(Speaks::Chat, &answer).0, 413);
     assert_eq!(ai.openai.count(), 0);
 }
@@ -191,7 +217,10 @@ async fn what_is_not_for_words_is_passed_to_a_provider_that_does_it() {
         assert!(answer.complete && !answer.body.is_empty(), "{path}");
     }
     let answer = ai
-        .post("/v1/embeddings", &json!({ "model": "claude", "input": "a" }))
+        .post(
+            "/v1/embeddings",
+            &json!({ "model": "claude", "input": "a" }),
+        )
         .await;
     assert_eq!(refusal(Speaks::Chat, &answer).0, 404);
     ai.gateway.settled().await;
@@ -201,7 +230,12 @@ async fn what_is_not_for_words_is_passed_to_a_provider_that_does_it() {
 async fn models_are_listed_in_the_dialect_of_whoever_asks() {
     let ai = Ai::usual().await;
     let list = ai.gateway.get("/v1/models").await.json();
-    let ids: Vec<&str> = list["data"].as_array().unwrap().iter().filter_map(|one| one["id"].as_str()).collect();
+    let ids: Vec<&str> = list["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|one| one["id"].as_str())
+        .collect();
     assert_eq!(ids, ["claude", "flash", "gpt", "smart"]);
     let one = ai.gateway.get("/v1/models/smart").await.json();
     assert_eq!(one["object"], "model");
@@ -209,7 +243,10 @@ async fn models_are_listed_in_the_dialect_of_whoever_asks() {
     assert_eq!(list["models"][0]["name"], "models/claude");
     let mut client = Client::connect(&ai.gateway).await;
     let headers = &[("anthropic-version", "2023-06-01")];
-    let list = client.request("GET", "/v1/models", headers, b"").await.json();
+    let list = client
+        .request("GET", "/v1/models", headers, b"")
+        .await
+        .json();
     assert_eq!(list["has_more"], false);
     assert_eq!(ai.gateway.get("/v1/models/none").await.status, 404);
 }

@@ -42,7 +42,9 @@ impl Ai {
             Provider::gemini().await,
         );
         let section = |name: &str| {
-            format!("  {name}: {{ base_url: '{{{{{name}}}}}', keys: {PROVIDER_KEY}, {provider} }}\n")
+            format!(
+                "  {name}: {{ base_url: '{{{{{name}}}}}', keys: {PROVIDER_KEY}, {provider} }}\n"
+            )
         };
         let yaml = format!(
             "listeners: {{ web: {{ address: '{{{{http}}}}' }} }}
@@ -158,8 +160,8 @@ pub fn hear(speaks: Speaks, answer: &Answer, stream: bool) -> Heard {
             "" => {}
             "[DONE]" => heard.whole = heard.error.is_none(),
             data => {
-                let event: Value = serde_json::from_str(data)
-                    .unwrap_or_else(|fault| panic!("{fault}: {data}"));
+                let event: Value =
+                    serde_json::from_str(data).unwrap_or_else(|fault| panic!("{fault}: {data}"));
                 hear_event(speaks, &event, &mut heard);
             }
         }
@@ -197,10 +199,12 @@ fn hear_event(speaks: Speaks, event: &Value, heard: &mut Heard) {
                 tokens(usage, "input_tokens", "output_tokens", heard);
             }
             "message_delta" => {
-                let output = event["usage"]["output_tokens"].as_u64();
-                if let (Some((_, total)), Some(output)) = (&mut heard.tokens, output) {
-                    *total = output;
-                }
+                let (input, output) = heard.tokens.unwrap_or_default();
+                let now = |name: &str| event["usage"][name].as_u64();
+                heard.tokens = Some((
+                    now("input_tokens").unwrap_or(input),
+                    now("output_tokens").unwrap_or(output),
+                ));
             }
             "message_stop" => heard.whole = true,
             _ => {}
@@ -213,8 +217,14 @@ fn hear_event(speaks: Speaks, event: &Value, heard: &mut Heard) {
 
 fn hear_candidate(event: &Value, heard: &mut Heard) {
     let candidate = &event["candidates"][0];
-    for part in candidate["content"]["parts"].as_array().into_iter().flatten() {
-        heard.text.push_str(part["text"].as_str().unwrap_or_default());
+    for part in candidate["content"]["parts"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
+        heard
+            .text
+            .push_str(part["text"].as_str().unwrap_or_default());
     }
     heard.whole |= candidate["finishReason"].is_string();
     let usage = &event["usageMetadata"];
@@ -225,7 +235,10 @@ fn hear_whole(speaks: Speaks, body: &Value, heard: &mut Heard) {
     match speaks {
         Speaks::Chat => {
             let choice = &body["choices"][0];
-            heard.text = choice["message"]["content"].as_str().unwrap_or_default().to_owned();
+            heard.text = choice["message"]["content"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             heard.whole = choice["finish_reason"].is_string();
             let usage = &body["usage"];
             tokens(usage, "prompt_tokens", "completion_tokens", heard);
@@ -233,7 +246,9 @@ fn hear_whole(speaks: Speaks, body: &Value, heard: &mut Heard) {
         Speaks::Responses => {
             for item in body["output"].as_array().into_iter().flatten() {
                 for part in item["content"].as_array().into_iter().flatten() {
-                    heard.text.push_str(part["text"].as_str().unwrap_or_default());
+                    heard
+                        .text
+                        .push_str(part["text"].as_str().unwrap_or_default());
                 }
             }
             heard.whole = body["status"] == "completed";
@@ -241,7 +256,9 @@ fn hear_whole(speaks: Speaks, body: &Value, heard: &mut Heard) {
         }
         Speaks::Messages => {
             for block in body["content"].as_array().into_iter().flatten() {
-                heard.text.push_str(block["text"].as_str().unwrap_or_default());
+                heard
+                    .text
+                    .push_str(block["text"].as_str().unwrap_or_default());
             }
             heard.whole = body["stop_reason"].is_string();
             tokens(&body["usage"], "input_tokens", "output_tokens", heard);

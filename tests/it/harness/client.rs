@@ -431,7 +431,7 @@ impl Client {
     }
 
     /// A connection of which every request is counted here.
-    pub(super) fn counted(stream: TcpStream, sent: &Arc<AtomicU64>) -> Self {
+    pub fn counted(stream: TcpStream, sent: &Arc<AtomicU64>) -> Self {
         Self {
             wire: Wire::new(Box::new(stream)),
             sent: Some(Arc::clone(sent)),

@@ -44,6 +44,8 @@ const ENDINGS: &[&str] = &[
     "upstream_reset",
     "upstream_cut",
     "upstream_malformed",
+    "provider_refused",
+    "provider_failed",
 ];
 
 /// A running gateway; killed when dropped.

@@ -98,8 +98,8 @@ impl WebSocket {
     pub async fn ping(&mut self) {
         let ping = self.socket.send(Message::Ping("ping".into()));
         in_time("send", ping).await.unwrap();
-        let pong = in_time("a pong", self.socket.next()).await;
-        assert!(matches!(pong, Some(Ok(Message::Pong(_)))), "{pong:?}");
+        let next = in_time("a pong", self.socket.next()).await;
+        assert!(matches!(next, Some(Ok(Message::Pong(_)))), "{next:?}");
     }
 
     /// Sends a text and waits for the same text.

@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(list[1].text("c").unwrap().as_deref(), Some("x"));
         let fault = list[0].text("c").unwrap_err();
         assert_eq!(fault.param.as_deref(), Some("a.b[0].c"));
-        assert_eq!(fault.message, "must be a string");
+        assert_eq!(fault.message, "`a.b[0].c` must be a string");
         assert!(Fields::of_body(b"{").is_err());
         assert!(Fields::of_body(b"[]").is_err());
     }

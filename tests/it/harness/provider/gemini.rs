@@ -16,12 +16,10 @@ const MODELS: [&str; 5] = [
     "learnlm-",
 ];
 const LISTED: [&str; 3] = ["gemini-2.5-pro", "gemini-2.5-flash", "gemini-embedding-001"];
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 9] = [
     "contents",
     "systemInstruction",
-    "system_instruction",
     "generationConfig",
-    "generation_config",
     "tools",
     "toolConfig",
     "safetySettings",
@@ -39,7 +37,16 @@ pub fn answer(asked: &Asked, behaviour: &Behaviour) -> Answered {
 
 fn respond(asked: &Asked, behaviour: &Behaviour) -> Result<Due, Refusal> {
     authorize(asked, behaviour)?;
-    let Some(path) = asked.path.strip_prefix("/v1beta/models") else {
+    let asked = &Asked {
+        body: camel(&asked.body),
+        ..asked.clone()
+    };
+    // The SDK for Python asks for `v1`, the others for `v1beta`.
+    let versions = ["/v1beta/models", "/v1/models"];
+    let mut paths = versions
+        .iter()
+        .filter_map(|start| asked.path.strip_prefix(start));
+    let Some(path) = paths.next() else {
         return Err(not_found());
     };
     if asked.method == "GET" {
@@ -93,6 +100,34 @@ fn authorize(asked: &Asked, behaviour: &Behaviour) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(Refusal::of(Flavour::Gemini, super::Trouble::BadKey))
+}
+
+/// The same with names `likeThis`: Google takes both spellings, and its SDKs mix them.
+fn camel(value: &Value) -> Value {
+    const AS_THEY_ARE: [&str; 5] = [
+        "args",
+        "response",
+        "properties",
+        "parametersJsonSchema",
+        "responseJsonSchema",
+    ];
+    match value {
+        Value::Array(all) => all.iter().map(camel).collect(),
+        Value::Object(fields) => {
+            let each = fields.iter().map(|(name, value)| {
+                let mut words = name.split('_');
+                let mut spelled = words.next().unwrap_or_default().to_owned();
+                for word in words {
+                    let (first, rest) = word.split_at(word.len().min(1));
+                    spelled += &(first.to_uppercase() + rest);
+                }
+                let kept = AS_THEY_ARE.contains(&spelled.as_str());
+                (spelled, if kept { value.clone() } else { camel(value) })
+            });
+            Value::Object(each.collect())
+        }
+        other => other.clone(),
+    }
 }
 
 fn not_found() -> Refusal {
@@ -231,10 +266,7 @@ fn read(body: &Value) -> Result<Prompt, Refusal> {
         ));
     }
     let mut prompt = Prompt::default();
-    let system = match &body["systemInstruction"] {
-        Value::Null => &body["system_instruction"],
-        system => system,
-    };
+    let system = &body["systemInstruction"];
     prompt.tokens += list(&system["parts"])
         .iter()
         .map(|part| count(text(&part["text"])))
@@ -343,11 +375,9 @@ fn part_of(part: &Value) -> Option<&str> {
     if let Some(text) = part["text"].as_str() {
         return Some(text);
     }
-    let media = ["inlineData", "inline_data", "fileData", "file_data"];
+    let media = ["inlineData", "fileData"];
     let media = media.iter().find(|name| part[**name].is_object())?;
-    let kind = part[*media]["mimeType"]
-        .as_str()
-        .or(part[*media]["mime_type"].as_str());
+    let kind = part[*media]["mimeType"].as_str();
     Some(match kind.and_then(|kind| kind.split('/').next()) {
         Some("audio") => "[audio]",
         Some("image") => "[image]",

@@ -201,7 +201,7 @@ async fn usage_counts_words_and_a_chat_tells_it_only_when_asked() {
     )
     .await;
     assert_eq!(counted.json()["totalTokens"], 3);
-    let thinks = json!({"generationConfig": {"thinkingConfig": {"includeThoughts": true}}});
+    let thinks = json!({"generationConfig": {"thinking_config": {"includeThoughts": true}}});
     let usage = ask(&gemini, GENERATE, &with(generate("a b c"), thinks))
         .await
         .json()["usageMetadata"]
