@@ -124,6 +124,12 @@ fn rows_follow_the_naming_rules() {
         "version",
         "rule",
         "mode",
+        "model",
+        "provider",
+        "operation",
+        "class",
+        "type",
+        "target",
     ]
     .into();
     for row in Metrics::ROWS {

@@ -1,4 +1,8 @@
-"""Runs the functions of a script whose names begin with `case_`, all of them, and tells which failed."""
+"""Runs the functions of a script whose names begin with `case_` and `fault_`, and tells which failed.
+
+A fault is the provider's own: a gateway remembers it for a while. So the environment can choose one (`FAULT`, which
+may be empty for none) to be tried by itself.
+"""
 
 import os
 import sys
@@ -20,6 +24,11 @@ def native():
     return "MODEL" not in os.environ
 
 
+def direct():
+    """Whether there is no gateway in between, so that what it does not serve can be tried too."""
+    return "GATEWAY" not in os.environ
+
+
 @contextmanager
 def raises(kind, check=lambda fault: None):
     try:
@@ -30,10 +39,17 @@ def raises(kind, check=lambda fault: None):
     raise AssertionError(f"{kind.__name__} was not raised")
 
 
+def chosen(name):
+    fault = os.environ.get("FAULT")
+    if name.startswith("fault_"):
+        return fault is None or name == f"fault_{fault}"
+    return name.startswith("case_") and not fault
+
+
 def run(names):
     failed = []
     for name, case in sorted(names.items()):
-        if not name.startswith("case_"):
+        if not chosen(name):
             continue
         started = time.monotonic()
         try:

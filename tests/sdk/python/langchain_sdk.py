@@ -40,7 +40,7 @@ def case_structured():
     assert chat.with_structured_output(Person).invoke("who is Ada") == Person(name="Ada", age=7)
 
 
-def case_errors():
+def fault_rate_limit():
     with raises(RateLimitError):
         chat.invoke("fail with rate_limit")
 

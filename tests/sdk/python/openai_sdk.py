@@ -5,7 +5,7 @@ import io
 import json
 
 import openai
-from cases import LONG, model, native, raises, run
+from cases import LONG, direct, model, native, raises, run
 from pydantic import BaseModel
 
 MODEL = model("gpt-5")
@@ -140,39 +140,55 @@ def case_responses_structured():
     assert answer.output_parsed == Person(name="Ada", age=7)
 
 
+def code(word):
+    def check(fault):
+        assert word in (fault.code or fault.type), (fault.code, fault.body)
+
+    return check
+
+
+def ask(text="one", model=MODEL, client=client, **more):
+    return client.chat.completions.create(model=model, messages=user(text), **more)
+
+
 def case_errors():
-    def code(word):
-        def check(fault):
-            assert word in (fault.code or fault.type), (fault.code, fault.body)
-
-        return check
-
-    def ask(text="one", model=MODEL, client=client, **more):
-        return client.chat.completions.create(model=model, messages=user(text), **more)
-
     with raises(openai.AuthenticationError):
         ask(client=openai.OpenAI(api_key="sk-wrong", max_retries=0))
     with raises(openai.NotFoundError, code("model_not_found")):
         ask(model="none-such")
     with raises(openai.BadRequestError, code("context_length_exceeded")):
         ask("fail with context_length")
-    with raises(openai.RateLimitError, code("rate_limit")):
-        ask("fail with rate_limit")
-    with raises(openai.RateLimitError, code("insufficient_quota")):
-        ask("fail with quota")
-    with raises(openai.InternalServerError):
-        ask("fail with server")
     with raises(openai.BadRequestError):
         client.chat.completions.create(model=MODEL, messages="no list")
-    with raises(openai.RateLimitError):
+
+
+def fault_rate_limit():
+    with raises(openai.RateLimitError, code("rate_limit")):
+        ask("fail with rate_limit")
+
+
+def fault_rate_limit_streamed():
+    with raises(openai.RateLimitError, code("rate_limit")):
         list(ask("fail with rate_limit", stream=True))
 
 
-def case_error_inside_a_stream():
-    stream = client.chat.completions.create(model=MODEL, messages=user("a b c break off"), stream=True)
+def fault_quota():
+    with raises(openai.RateLimitError, code("insufficient_quota")):
+        ask("fail with quota")
+
+
+def fault_server():
+    with raises(openai.InternalServerError):
+        ask("fail with server")
+
+
+def fault_inside_a_stream():
     with raises(openai.APIError):
-        list(stream)
-    stream = client.responses.create(model=MODEL, input="a b c break off", stream=True)
+        list(ask("a b c break off", stream=True))
+
+
+def fault_inside_a_response():
+    stream = client.responses.create(model=MODEL, input="a b c d e f break off", stream=True)
     try:
         last = list(stream)[-1]
         assert last.type in ("error", "response.failed"), last
@@ -180,9 +196,9 @@ def case_error_inside_a_stream():
         pass
 
 
-def case_timeout():
+def fault_silence():
     with raises(openai.APITimeoutError):
-        client.with_options(timeout=0.3).chat.completions.create(model=MODEL, messages=user("be silent"))
+        ask("be silent", client=client.with_options(timeout=0.3))
 
 
 if native():
@@ -215,6 +231,9 @@ if native():
         file.name = "a.mp3"
         heard = client.audio.transcriptions.create(model="whisper-1", file=file)
         assert heard.text == f"heard {len(sound)} bytes of a.mp3"
+
+
+if direct():
 
     def case_token_counting():
         assert client.responses.input_tokens.count(model=MODEL, input="a b").input_tokens == 2

@@ -2,6 +2,7 @@
 
 mod braces;
 pub mod chat;
+pub mod cohere;
 pub mod converse;
 pub mod fields;
 pub mod gemini;

@@ -32,11 +32,7 @@ pub fn call(body: &[u8]) -> Result<Call, CallFault> {
     call.max_tokens = fields.count("max_completion_tokens")?.or(elder);
     let elder = fields.text("user")?;
     call.end_user = fields.text("safety_identifier")?.or(elder);
-    call.reasoning =
-        openai::read_effort(&mut fields, "reasoning_effort")?.map(|effort| Reasoning {
-            effort: Some(effort),
-            ..Reasoning::default()
-        });
+    call.reasoning = reasoning(&mut fields, &mut extras)?;
     if let Some(mut options) = fields.object("stream_options")? {
         call.include_usage = options.flag("include_usage")?.unwrap_or_default();
         extras.drop_left(&options);
@@ -73,6 +69,24 @@ fn rest(fields: &mut Fields, extras: &mut Extras) -> Result<(), CallFault> {
     }
     extras.drop_left(fields);
     Ok(())
+}
+
+/// `reasoning_effort`, or `OpenRouter`'s `reasoning`.
+fn reasoning(fields: &mut Fields, extras: &mut Extras) -> Result<Option<Reasoning>, CallFault> {
+    let effort = openai::read_effort(fields, "reasoning_effort")?;
+    let Some(mut object) = fields.object("reasoning")? else {
+        return Ok(effort.map(|effort| Reasoning {
+            effort: Some(effort),
+            ..Reasoning::default()
+        }));
+    };
+    let reasoning = Reasoning {
+        effort: openai::read_effort(&mut object, "effort")?.or(effort),
+        budget: object.count("max_tokens")?,
+        show: object.flag("exclude")?.map(|exclude| !exclude),
+    };
+    extras.drop_left(&object);
+    Ok(Some(reasoning))
 }
 
 fn stop(fields: &mut Fields) -> Result<Vec<String>, CallFault> {

@@ -2,7 +2,7 @@
 
 use super::super::chat::Chat;
 use super::super::responses::Responses;
-use super::super::{Dialect, InPath, Wants, samples};
+use super::super::{Dialect, InPath, Wants, openai, samples};
 use crate::stage::ai::call::{Call, Message, Part, Role};
 use crate::stage::ai::event::Event;
 use crate::stage::ai::fault::{Complaint, FaultKind};
@@ -315,6 +315,28 @@ fn hidden_thoughts_of_another_dialect_come_back_through_responses() {
 }
 
 proptest! {
+    #[test]
+    fn classes_of_usage_add_up_to_what_was_counted(
+        counts in prop::collection::vec(prop_oneof![0..300_u64, any::<u64>()], 8),
+        beside in any::<bool>(),
+    ) {
+        let [prompt, completion, cached, write, audio, image, thought, spoken] = counts[..] else {
+            unreachable!()
+        };
+        let total = prompt.saturating_add(completion).saturating_add(if beside { thought } else { 0 });
+        let value = json!({
+            "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total,
+            "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": write,
+                "audio_tokens": audio, "image_tokens": image},
+            "completion_tokens_details": {"reasoning_tokens": thought, "audio_tokens": spoken},
+        });
+        let usage = openai::read_usage(&value).unwrap().unwrap();
+        prop_assert_eq!(usage.total_input(), prompt);
+        let outside = thought > 0 && total == prompt.saturating_add(completion).saturating_add(thought);
+        let answer = if outside { completion.saturating_add(thought) } else { completion };
+        prop_assert_eq!(usage.total_output(), answer);
+    }
+
     #[test]
     fn a_call_is_the_same_after_chat(call in samples::call()) {
         check_call(&Chat, &Call { top_k: None, ..call });

@@ -348,3 +348,29 @@ fn without_null_usage(data: &[u8]) -> Option<Vec<u8>> {
         Some([before, rest].concat())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::without_null_usage;
+
+    #[test]
+    fn a_null_usage_is_cut_out_and_nothing_else() {
+        for (data, expected) in [
+            (r#"{"a":1,"usage":null}"#, Some(r#"{"a":1}"#)),
+            (r#"{"usage":null,"a":1}"#, Some(r#"{"a":1}"#)),
+            (r#"{"a":1,"usage":null,"b":2}"#, Some(r#"{"a":1,"b":2}"#)),
+            (r#"{"usage":null}"#, Some("{}")),
+            (r#"{ "a":1 , "usage" : null }"#, Some(r#"{ "a":1 }"#)),
+            (r#"{"a":"usage","usage":null}"#, Some(r#"{"a":"usage"}"#)),
+            (r#"{"a":1,"usage":{"x":null}}"#, None),
+            (r#"{"a":"\"usage\":null"}"#, None),
+            (r#"{"a":1}"#, None),
+            ("[DONE]", None),
+            ("", None),
+        ] {
+            let found = without_null_usage(data.as_bytes());
+            let found = found.map(|data| String::from_utf8(data).unwrap());
+            assert_eq!(found.as_deref(), expected, "{data}");
+        }
+    }
+}
