@@ -421,6 +421,23 @@ routes: { all: { pool: app } }
 }
 
 #[tokio::test]
+async fn a_connection_of_http2_takes_so_many_requests_as_well() {
+    let app = Upstream::named("app").await;
+    let yaml = HTTP2.replace("http2: true", "http2: true, keepalive_requests: 3");
+    let gateway = Gateway::start(&yaml, &[("app", &app)]).await;
+    let client = ClientH2::plain(&gateway).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    eventually("the connection to be over", async || {
+        let refused = client.request("GET", "/", &[], &[]).await.is_err();
+        refused.then_some(())
+    })
+    .await;
+    assert_eq!(app.count(), 3);
+}
+
+#[tokio::test]
 async fn a_head_of_http2_must_come_in_time_too() {
     let app = Upstream::named("app").await;
     let yaml = HTTP2.replace("http2: true", "http2: true, head: { timeout: 300ms }");

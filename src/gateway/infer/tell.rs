@@ -49,10 +49,17 @@ impl Run<'_> {
 
 /// What is wrong with the gateway's own key is no business of the caller's: it is told that the provider failed.
 fn keeps(kind: FaultKind, body: &Bytes) -> bool {
-    !matches!(
+    let ours = matches!(
         kind,
         FaultKind::Authentication | FaultKind::Permission | FaultKind::Payment
-    ) && body.trim_ascii_start().starts_with(b"{")
+    );
+    !ours && is_error(body)
+}
+
+/// Every dialect has an `error` in its refusals. What is something else, or cut, no SDK would understand.
+fn is_error(body: &[u8]) -> bool {
+    let body: Result<serde_json::Value, _> = serde_json::from_slice(body);
+    body.is_ok_and(|body| body["error"].is_object())
 }
 
 fn reject_of(failed: &Failed) -> Reject {

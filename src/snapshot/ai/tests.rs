@@ -1,3 +1,5 @@
+//! Names that lead to targets, keys that run out, and a reload that forgets nothing.
+
 use super::*;
 use crate::config;
 use crate::observe::metrics::Metrics;

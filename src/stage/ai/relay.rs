@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// What may come before the first content.
-const HELD_BYTES_MAX: usize = 1 << 20;
+const HELD_BYTES_MAX: usize = 2 * EVENT_BYTES_MAX;
 
 /// Events in a row that cannot be read, before the provider is given up.
 const MALFORMED_MAX: u32 = 8;

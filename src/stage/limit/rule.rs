@@ -354,6 +354,17 @@ mod tests {
             "30 requests a minute for each user and model, by gcra, 5 at once; without Redis: local"
         );
         let settings = RuleSettings {
+            requests: Some(500),
+            prepaid: Some(20),
+            ..RuleSettings::default()
+        };
+        assert_eq!(
+            describe(&settings),
+            "500 requests a minute of all callers together, by sliding_window, 20 taken in advance by each instance; without Redis: local"
+        );
+        let charge = rule(&settings).charge(&subject(None, None)).unwrap();
+        assert_eq!((charge.units, charge.most), (1, 20));
+        let settings = RuleSettings {
             in_flight: Some(4),
             without_redis: WithoutRedis::Refuse,
             ..RuleSettings::default()
