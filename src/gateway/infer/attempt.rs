@@ -112,6 +112,8 @@ impl<'a> Run<'a> {
             return Ok(Tried::Failed(failed));
         }
         let (mut held, answered) = self.connect_and_send(trying, &question).await?;
+        // An answer may take long, and needs nothing of this.
+        drop(question);
         if let Some(attempt) = self.ctx.attempts.last_mut() {
             attempt.first_byte = Some(attempt.started.elapsed());
             attempt.status = Some(answered.status.as_u16());
@@ -228,7 +230,7 @@ impl<'a> Run<'a> {
             return Ok(Tried::Failed(Failed::malformed("a status of no answer")));
         }
         if self.task.stream {
-            return self.receive_stream(trying, held, &answered).await;
+            return self.receive_stream(trying, held, answered).await;
         }
         if self.task.door.generates() {
             return self.receive_whole(trying, held, &answered).await;
@@ -273,11 +275,13 @@ impl<'a> Run<'a> {
         &mut self,
         trying: &mut Trying<'_>,
         held: &mut Held<'_>,
-        answered: &ResponseHead,
+        answered: ResponseHead,
     ) -> Result<Tried, Stop> {
-        if !is(answered, "text/event-stream") {
+        if !is(&answered, "text/event-stream") {
             return Ok(Tried::Failed(Failed::malformed("no stream of events")));
         }
+        // The head holds the buffer that it was read into.
+        drop(answered);
         let to = (!self.passes_through(trying.way)).then(|| self.task.door.dialect.dialect());
         let mut relay = Relay::new(self.dialect_of(trying.way), to, self.wants());
         let timeouts = &trying.provider().settings.timeouts;
