@@ -153,10 +153,18 @@ impl Plan {
     /// when none is left, the soonest moment for the next try is told.
     pub fn order(&self, choice: &Choice, now: Instant) -> Targets {
         let targets = &self.model.targets;
-        let candidates: SmallVec<[_; 8]> =
-            targets.iter().map(|target| target.candidate(now)).collect();
-        let Order { indices, earliest } =
-            order::order(self.model.settings.strategy, &candidates, choice);
+        let order_if = |waits: bool| {
+            let candidates = targets.iter().map(|target| target.candidate(waits, now));
+            let candidates: SmallVec<[_; 8]> = candidates.collect();
+            order::order(self.model.settings.strategy, &candidates, choice)
+        };
+        let mut ordered = order_if(false);
+        if ordered.indices.is_empty() {
+            // Better a short wait for a key than none at all.
+            let patient = order_if(true);
+            ordered.indices = patient.indices;
+        }
+        let Order { indices, earliest } = ordered;
         let in_order = indices.iter().map(|index| Arc::clone(&targets[*index]));
         Targets {
             in_order: in_order.collect(),
@@ -166,7 +174,10 @@ impl Plan {
 }
 
 impl Target {
-    fn candidate(&self, now: Instant) -> Candidate<'_> {
+    /// `waits`: a key that is free again within the longest wait will do.
+    fn candidate(&self, waits: bool, now: Instant) -> Candidate<'_> {
+        let soon = now + self.provider.settings.retry.wait_max.0;
+        let without_key = self.provider.keys.earliest(now);
         Candidate {
             name: &self.name,
             weight: self.weight,
@@ -174,7 +185,7 @@ impl Target {
             closed_until: self
                 .state
                 .closed_until(now)
-                .max(self.provider.keys.earliest(now)),
+                .max(without_key.filter(|until| !waits || *until > soon)),
             in_flight: self.state.in_flight(),
             latency: self.state.latency(now),
         }

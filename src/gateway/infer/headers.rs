@@ -14,6 +14,8 @@ const PROVIDER: HeaderName = HeaderName::from_static("x-onemind-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-onemind-model");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-onemind-attempts");
 const OVERHEAD: HeaderName = HeaderName::from_static("x-onemind-overhead-us");
+/// How long the call waited for a place at a provider, and for a key of it.
+const QUEUED: HeaderName = HeaderName::from_static("x-onemind-queue-ms");
 /// Fields of the call that the provider's dialect cannot say, and that were left out by rule.
 const DROPPED: HeaderName = HeaderName::from_static("x-onemind-dropped");
 
@@ -90,6 +92,8 @@ impl Run<'_> {
             insert(DROPPED, Some(&self.dropped.join(", ")));
         }
         headers.insert(ATTEMPTS, self.ctx.attempts.len().into());
+        let queued = u64::try_from(inference.queued.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(QUEUED, queued.into());
         let overhead = self.ctx.started.elapsed();
         let overhead = overhead.saturating_sub(inference.waited + self.waits());
         headers.insert(OVERHEAD, micros(overhead).into());

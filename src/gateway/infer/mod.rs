@@ -5,6 +5,7 @@
 
 mod answer;
 mod attempt;
+mod begin;
 mod failed;
 pub mod headers;
 mod models;

@@ -33,6 +33,8 @@ pub struct Inference {
     pub first_token: Option<Duration>,
     /// Spent on others: reading the caller's body, and waiting for providers until the answer began.
     pub waited: Duration,
+    /// Of that, the wait for a place at a provider, and for a key of it.
+    pub queued: Duration,
     /// Events of the provider that could not be read.
     pub malformed: u32,
     /// Where it is counted: the model at the provider that answered, or was tried last.
@@ -77,6 +79,7 @@ impl Inference {
             stop: None,
             first_token: None,
             waited: Duration::ZERO,
+            queued: Duration::ZERO,
             malformed: 0,
             metrics: None,
             fallback: false,
@@ -111,6 +114,7 @@ impl Inference {
             stop: self.stop.map(StopReason::name),
             usage: self.usage,
             usage_source: self.source.name(),
+            queued: Some(self.queued).filter(|queued| queued.as_millis() > 0),
             first_token: self.first_token,
             tokens_per_second: self.tokens_per_second(Instant::now()),
         }

@@ -70,10 +70,12 @@ fn reject_of(failed: &Failed) -> Reject {
             FaultKind::Server.code(),
             "the provider does not take the gateway's key",
         ),
+        (Failure::Full, kind) => (kind.status(), Failure::Full.name(), fault.message.as_str()),
         (_, kind) => (kind.status(), kind.code(), fault.message.as_str()),
     };
     let kind = match (failed.failure, fault.kind) {
         (Failure::NotSaid, _) => RejectKind::BadCall,
+        (Failure::Full, _) => RejectKind::QueueFull,
         (
             _,
             FaultKind::InvalidRequest
