@@ -13,7 +13,7 @@ use crate::snapshot::{Provider, Target};
 use crate::stage::ai::dialect::{Dialect, Wants};
 use crate::stage::ai::fault::FaultKind;
 use crate::stage::ai::key_ring::Why;
-use crate::stage::ai::provider::Way;
+use crate::stage::ai::provider::{Operation, Way};
 use crate::stage::ai::relay::{Broke, Relay};
 use crate::stage::ai::retry::Failure;
 use crate::stage::upstream::broken::Broken;
@@ -21,7 +21,7 @@ use crate::stage::upstream::connector::Purpose;
 use crate::stage::upstream::ejection::Outcome;
 use crate::wire::head::ResponseHead;
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,13 +58,21 @@ impl<'a> Run<'a> {
         if let Err(failed) = self.take_place(trying).await? {
             return Ok(Tried::Failed(failed));
         }
+        if self.task.door.operation == Operation::Realtime {
+            return self.open(trying).await;
+        }
         let (mut held, answered) = self.connect_and_send(trying, &question).await?;
         self.learn_limits(trying, &answered);
+        self.answered(answered.status);
+        self.receive(trying, &mut held, answered).await
+    }
+
+    /// The head of the answer has come.
+    pub fn answered(&mut self, status: StatusCode) {
         if let Some(attempt) = self.ctx.attempts.last_mut() {
             attempt.first_byte = Some(attempt.started.elapsed());
-            attempt.status = Some(answered.status.as_u16());
+            attempt.status = Some(status.as_u16());
         }
-        self.receive(trying, &mut held, answered).await
     }
 
     /// A kept connection may have been closed at its other end: then a new one is tried, once.
@@ -99,7 +107,7 @@ impl<'a> Run<'a> {
         until.saturating_duration_since(Instant::now())
     }
 
-    async fn connect(
+    pub async fn connect(
         &mut self,
         trying: &Trying<'_>,
         purpose: Purpose,
@@ -151,7 +159,7 @@ impl<'a> Run<'a> {
         self.receive_other(trying, held, answered).await
     }
 
-    async fn receive_fault(
+    pub async fn receive_fault(
         &mut self,
         trying: &Trying<'_>,
         held: &mut Held<'_>,
@@ -370,6 +378,12 @@ impl<'a> Run<'a> {
     }
 
     fn succeeded(&mut self, trying: &mut Trying<'_>) {
+        self.opened(trying);
+        self.settle(&Arc::clone(trying.provider()), None);
+    }
+
+    /// The provider has done its part; the place is still held.
+    pub fn opened(&mut self, trying: &mut Trying<'_>) {
         let now = Instant::now();
         let provider = trying.provider();
         provider.keys.worked(&trying.key);
@@ -379,7 +393,6 @@ impl<'a> Run<'a> {
         let provider = Arc::clone(provider);
         trying.trial.succeeded(&provider.settings.breaker, now);
         trying.target.metrics.attempted(None);
-        self.settle(&provider, None);
     }
 
     /// Everybody learns how it failed: the breaker, the key, the endpoint, and the log.
@@ -411,7 +424,7 @@ impl<'a> Run<'a> {
     }
 
     /// The attempt is over, and its place free.
-    fn settle(&mut self, provider: &Provider, reason: Option<&'static str>) {
+    pub fn settle(&mut self, provider: &Provider, reason: Option<&'static str>) {
         self.waited();
         if self.ctx.lease.take().is_none() {
             return;

@@ -11,6 +11,7 @@ pub mod headers;
 mod models;
 pub mod prepare;
 mod question;
+mod realtime;
 pub mod record;
 mod send;
 mod stream;

@@ -8,6 +8,7 @@ use crate::observe::metrics::{CallEnded, ModelMetrics};
 use crate::stage::ai::dialect::DialectName;
 use crate::stage::ai::event::StopReason;
 use crate::stage::ai::fault::Complaint;
+use crate::stage::ai::realtime::Tally;
 use crate::stage::ai::tokens;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -146,6 +147,14 @@ impl Inference {
     pub fn first_token_since(&self, since: Instant) -> Option<Duration> {
         let at = self.started + self.first_token?;
         Some(at.saturating_duration_since(since))
+    }
+
+    /// What the provider has counted so far, on a WebSocket.
+    pub fn tallied(&mut self, tally: &Tally) {
+        self.malformed = tally.unreadable;
+        if tally.answers > 0 {
+            self.counted(tally.usage);
+        }
     }
 
     /// What the provider has counted.

@@ -15,6 +15,10 @@ impl Run<'_> {
             let ending = crate::gateway::endings::of_reject(ending);
             return self.tell_in_stream(&failed, 0, ending).await;
         }
+        if let Some(admission) = &mut self.ctx.admission {
+            // A WebSocket that was not opened is a request like any other.
+            admission.tunnel = None;
+        }
         let reject = reject_of(&failed);
         let own_words = failed
             .own_words

@@ -22,6 +22,7 @@ pub mod order;
 pub mod peek;
 pub mod price;
 pub mod provider;
+pub mod realtime;
 pub mod relay;
 pub mod reply;
 pub mod retry;
