@@ -106,8 +106,11 @@ impl Run<'_> {
         }
     }
 
-    /// What the answer says of the key's limits.
+    /// What the answer says of the key's limits. A refusal says itself how long to wait.
     pub fn learn_limits(&self, trying: &Trying<'_>, answered: &ResponseHead) {
+        if answered.status.as_u16() >= 400 {
+            return;
+        }
         let allowance = Allowance::read(&answered.headers);
         let model = self.task.plan.model_at(trying.target);
         let keys = &trying.provider().keys;

@@ -9,10 +9,10 @@ use crate::wire::websocket::payload_of;
 use serde::Deserialize;
 use std::borrow::Cow;
 
-/// An event names its type within so many bytes.
+/// Events name their type at their beginning. One that does not within so many bytes is read to its end.
 const BEGINNING_BYTES: usize = 256;
 
-const MARK: &[u8] = b"\"response.done\"";
+const DONE: &str = "response.done";
 
 /// An event that is longer is not read: it holds words, never sound.
 const EVENT_BYTES_MAX: usize = 1 << 20;
@@ -105,7 +105,7 @@ impl Tally {
         }
         if let Message::Wanted(event) = &mut self.message {
             if event.len() + part.len() > EVENT_BYTES_MAX {
-                self.unreadable += 1;
+                self.unreadable += u32::from(is_done(event) == Some(true));
                 self.message = Message::Unwanted;
             } else {
                 event.extend_from_slice(part);
@@ -114,11 +114,11 @@ impl Tally {
     }
 
     fn decide(&mut self) {
-        if let Message::Begun(begun) = std::mem::take(&mut self.message)
-            && memchr::memmem::find(&begun, MARK).is_some()
-        {
-            self.message = Message::Wanted(begun);
-        }
+        self.message = match std::mem::take(&mut self.message) {
+            Message::Begun(begun) if is_done(&begun) != Some(false) => Message::Wanted(begun),
+            Message::Wanted(event) => Message::Wanted(event),
+            _ => Message::Unwanted,
+        };
     }
 
     fn end(&mut self) {
@@ -134,17 +134,44 @@ impl Tally {
 
     fn read(&mut self, event: &[u8]) {
         match serde_json::from_slice::<Event<'_>>(event) {
-            // Words may speak of it, too.
-            Ok(event) if event.kind != "response.done" => {}
+            Ok(event) if event.kind != DONE => {}
             Ok(event) => {
                 self.answers = self.answers.saturating_add(1);
                 if let Some(counted) = event.response.and_then(|response| response.usage) {
                     self.usage = self.usage.plus(&counted.usage());
                 }
             }
-            Err(_) => self.unreadable += 1,
+            Err(_) => self.unreadable += u32::from(is_done(event) == Some(true)),
         }
     }
+}
+
+/// Whether it is the event that tells the usage, as far as its first members say; none: they do not, or what has come
+/// is no JSON.
+fn is_done(beginning: &[u8]) -> Option<bool> {
+    let mut rest = after(beginning, b'{')?;
+    loop {
+        let (key, value) = string(rest)?;
+        let (value, next) = string(after(value, b':')?)?;
+        if key == b"type" {
+            return Some(value == DONE.as_bytes());
+        }
+        rest = after(next, b',')?;
+    }
+}
+
+fn after(text: &[u8], mark: u8) -> Option<&[u8]> {
+    text.trim_ascii_start().strip_prefix(&[mark])
+}
+
+/// What stands between two quotation marks, as it is written, and what follows.
+fn string(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = after(text, b'"')?;
+    let mut at = 0;
+    while *text.get(at)? != b'"' {
+        at += 1 + usize::from(text[at] == b'\\');
+    }
+    Some((&text[..at], &text[at + 1..]))
 }
 
 #[derive(Deserialize)]
@@ -282,6 +309,21 @@ mod tests {
                 "the id first",
                 text(
                     r#"{"event_id":"e","type":"response.done","response":{"usage":{"input_tokens":3,"output_tokens":4}}}"#,
+                ),
+                (3, 4, 1, 0),
+            ),
+            (
+                "the type last",
+                text(&format!(
+                    r#"{{"response":{{"x":"{}","usage":{{"input_tokens":3,"output_tokens":4}}}},"type":"response.done"}}"#,
+                    "x".repeat(500)
+                )),
+                (3, 4, 1, 0),
+            ),
+            (
+                "marks within",
+                text(
+                    r#"{"event_id":"\\\"","type":"response.done","response":{"usage":{"input_tokens":3,"output_tokens":4}}}"#,
                 ),
                 (3, 4, 1, 0),
             ),

@@ -17,6 +17,7 @@ mod gemini;
 mod media;
 mod openai;
 mod prompt;
+mod realtime;
 mod refusal;
 mod responses;
 mod server;
@@ -84,6 +85,7 @@ pub struct Behaviour {
     every: Duration,
     chunk: Option<usize>,
     comments: bool,
+    headers: Vec<(String, String)>,
 }
 
 /// A request as it arrived.
@@ -169,6 +171,7 @@ impl Provider {
             every: Duration::ZERO,
             chunk: None,
             comments: false,
+            headers: Vec::new(),
         };
         let acceptor = tls.map(|(authority, name)| authority.server(name, &[b"http/1.1"]));
         let provider = Self {
@@ -271,6 +274,13 @@ impl Provider {
         self.set(|behaviour| behaviour.comments = true)
     }
 
+    /// Says so with each answer, such as what is left of a limit.
+    pub fn saying(&self, headers: &[(&str, &str)]) -> &Self {
+        let pairs = headers.iter();
+        let headers = pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.set(|behaviour| behaviour.headers = headers.collect())
+    }
+
     fn set(&self, change: impl FnOnce(&mut Behaviour)) -> &Self {
         change(&mut self.shared.behaviour.lock().unwrap());
         self
@@ -360,6 +370,7 @@ impl Shared {
             (Ok(_), Fault::Error(trouble)) => Refusal::of(flavour, *trouble),
             (Ok(mut due), _) => {
                 due.headers.extend(self.usual_headers());
+                due.headers.extend(behaviour.headers.iter().cloned());
                 return due.perform(fault, &behaviour);
             }
         };
@@ -368,6 +379,13 @@ impl Shared {
         due.headers.extend(self.usual_headers());
         due.headers.extend(refusal.headers);
         due.perform(&Fault::Fine, &behaviour)
+    }
+
+    /// Whether a WebSocket of the realtime API is opened here.
+    fn opens(&self, asked: &Asked, fault: &Fault) -> bool {
+        let behaviour = self.behaviour.lock().unwrap().clone();
+        let is_asked = self.kind == Kind::OpenAi && realtime::is_asked(asked);
+        is_asked && matches!(fault, Fault::Fine) && openai::answer(asked, &behaviour).1.is_ok()
     }
 
     fn usual_headers(&self) -> Vec<(String, String)> {
