@@ -60,7 +60,9 @@ impl<'a> Run<'a> {
         let before = inference.metrics.replace(Arc::clone(&target.metrics));
         inference.fallback |= before.is_some_and(|one| !Arc::ptr_eq(&one, &target.metrics));
         let tried = self.ask(&mut trying).await;
-        self.waiting_since = None;
+        if !matches!(tried, Err(Stop::Caller(_))) {
+            self.waiting_since = None;
+        }
         if let Ok(Tried::Failed(failed)) = &tried {
             self.note(&mut trying, failed);
         }
@@ -86,7 +88,8 @@ impl<'a> Run<'a> {
             )
         })?;
         let keys = &target.provider.keys;
-        let key = keys.pick(now).ok_or_else(|| {
+        let key = keys.pick(now).or_else(|| keys.pick_anyway(now));
+        let key = key.ok_or_else(|| {
             let until = keys.earliest(now).and_then(wait);
             Failed::said(
                 FaultKind::RateLimited,
