@@ -5,11 +5,13 @@
 
 mod answer;
 mod attempt;
+mod begin;
 mod failed;
 pub mod headers;
 mod models;
 pub mod prepare;
 mod question;
+mod realtime;
 pub mod record;
 mod send;
 mod stream;

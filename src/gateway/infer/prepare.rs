@@ -1,7 +1,7 @@
 //! What a caller asks of which model: the call is read whole, counted, and its targets are put in order.
 
-use super::models;
 use super::record::Inference;
+use super::{models, realtime};
 use crate::base::reject::{Reject, RejectKind, Said};
 use crate::gateway::admit::Next;
 use crate::gateway::caller::{Caller, CallerFault};
@@ -125,9 +125,7 @@ pub async fn run(
             limit::acquire(ctx, route, None).await?;
             return models::answer(ai, &door);
         }
-        Operation::Realtime => {
-            return Err(RejectKind::UpgradeNotAllowed.because("realtime is not served"));
-        }
+        Operation::Realtime => return realtime::enter(caller, ctx, (route, ai, door)).await,
         _ => {}
     }
     refuse_encoded(&caller.head.headers)?;
@@ -151,7 +149,8 @@ pub async fn run(
 }
 
 /// What must be known of a body.
-struct Read {
+#[derive(Default)]
+pub struct Read {
     peek: Peek,
     model: Option<String>,
     form_model: Option<Range<usize>>,
@@ -191,7 +190,7 @@ impl Read {
 }
 
 /// The targets that can do it, in the order in which they are to be tried.
-fn order(
+pub fn order(
     ctx: &RequestContext,
     door: Door,
     plan: Plan,
@@ -312,7 +311,7 @@ fn gone(
     Ok(Next::Nothing)
 }
 
-fn unknown_model(asked: &str) -> Reject {
+pub fn unknown_model(asked: &str) -> Reject {
     if asked.is_empty() {
         return told(CallFault::invalid(
             "model",

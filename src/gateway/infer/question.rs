@@ -52,6 +52,7 @@ impl Run<'_> {
             target: format!("{}{path}", target.provider.base_path),
             headers,
             body,
+            upgrade: None,
         })
     }
 

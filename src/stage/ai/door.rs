@@ -125,6 +125,13 @@ fn models(method: &Method, rest: Option<&str>, dialect: DialectName) -> Result<D
     get(method, door)
 }
 
+/// The value of a parameter of the query, as it was before it was put there.
+pub fn in_query(query: &str, name: &str) -> Option<String> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    Some(decoded(&value.replace('+', " ")))
+}
+
 /// A name as it was before an SDK put it into a path; what is no UTF-8 then is no name of ours.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
