@@ -38,7 +38,9 @@ impl<'a> Run<'a> {
         let before = inference.metrics.replace(Arc::clone(&target.metrics));
         inference.fallback |= before.is_some_and(|one| !Arc::ptr_eq(&one, &target.metrics));
         let tried = self.ask(&mut trying).await;
-        self.waiting_since = None;
+        if !matches!(tried, Err(Stop::Caller(_))) {
+            self.waiting_since = None;
+        }
         if let Ok(Tried::Failed(failed)) = &tried {
             self.note(&mut trying, failed);
         }

@@ -92,6 +92,9 @@ impl Run<'_> {
             };
             let wait = until.saturating_duration_since(now);
             if until > soon || self.ctx.time_left().is_some_and(|left| left < wait) {
+                if let Some(key) = provider.keys.pick_anyway(now) {
+                    return Ok(Ok(key));
+                }
                 let what = "all keys of the provider are used up for the moment";
                 return Ok(Err(Failed::said(FaultKind::RateLimited, what, Some(wait))));
             }

@@ -96,11 +96,11 @@ pub fn enter(parts: &Parts, ctx: &mut RequestContext) -> Result<Door, Reject> {
     let target = admission.and_then(|admission| admission.target.as_deref());
     let path = target.unwrap_or_else(|| parts.uri.path());
     let path = path.split('?').next().unwrap_or_default();
-    let anthropic = parts.headers.contains_key(&ANTHROPIC_VERSION);
-    let found = door::find(&parts.method, path, anthropic);
+    let speaks = door::spoken(&parts.headers);
+    let found = door::find(&parts.method, path, speaks);
     let (dialect, operation) = match &found {
         Ok(door) => (door.dialect, door.operation),
-        Err(_) => (door::dialect_of(path, anthropic), Operation::Chat),
+        Err(_) => (door::dialect_of(path, speaks), Operation::Chat),
     };
     let inference = Inference::new(dialect, operation.name(), ctx.started);
     ctx.inference = Some(Box::new(inference));

@@ -43,6 +43,8 @@ struct Key {
 #[derive(Debug, Clone, Copy)]
 struct Cooled {
     until: Instant,
+    /// Whether the provider itself has said how long.
+    is_told: bool,
     why: Why,
 }
 
@@ -138,6 +140,20 @@ impl KeyRing {
         Err(earliest.unwrap_or(now))
     }
 
+    /// Where there is no free key: the one that will be free first of those that are left alone only because we
+    /// think so. Whoever has nowhere else to go may be wrong with it, and is not refused for a guess.
+    pub fn pick_anyway(&self, now: Instant) -> Option<Picked> {
+        let guessed = self.keys.iter().enumerate().filter_map(|(index, key)| {
+            let cooled = key.cooled(now)?;
+            (!cooled.is_told).then_some((cooled.until, index))
+        });
+        let (_, index) = guessed.min()?;
+        Some(Picked {
+            key: Some(Arc::clone(&self.keys[index])),
+            index,
+        })
+    }
+
     /// A place among the calls that wait for a key; none when `max` do already.
     pub fn wait(&self, max: u32) -> Option<Waiting<'_>> {
         let max = usize::try_from(max).unwrap_or(usize::MAX);
@@ -177,7 +193,12 @@ impl KeyRing {
         let mut cooled = key.cooled.lock().unwrap_or_else(PoisonError::into_inner);
         // Answers come in any order: the longest word stands.
         if cooled.is_none_or(|other| other.until < until) {
-            *cooled = Some(Cooled { until, why });
+            let is_told = retry_after.is_some();
+            *cooled = Some(Cooled {
+                until,
+                is_told,
+                why,
+            });
         }
     }
 
@@ -329,6 +350,25 @@ mod tests {
         assert_eq!(status[0].cooled, Some((COOLDOWN, Why::Refused)));
         assert_eq!(status[1].cooled, Some((SECOND, Why::RateLimited)));
         assert_eq!(ring.status(now + SECOND)[1].cooled, None);
+    }
+
+    #[test]
+    fn a_guess_stops_nobody_who_has_no_other_key() {
+        let (ring, now) = (ring(&["a", "b"]), Instant::now());
+        for why in [Why::Refused, Why::RateLimited] {
+            let picked = ring.pick(&ANY, now).unwrap();
+            ring.cool(&picked, why, None, now);
+        }
+        assert!(ring.pick(&ANY, now).is_err());
+        assert_eq!(ring.pick_anyway(now).unwrap().secret(), Some("b"));
+        let (ring, now) = (self::ring(&["a"]), Instant::now());
+        ring.cool(
+            &ring.pick(&ANY, now).unwrap(),
+            Why::RateLimited,
+            Some(SECOND),
+            now,
+        );
+        assert!(ring.pick_anyway(now).is_none(), "the provider has said so");
     }
 
     #[test]

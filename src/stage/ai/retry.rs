@@ -184,7 +184,7 @@ mod tests {
             others: true,
             other_keys: false,
             falls_back: false,
-            left: Duration::from_secs(60),
+            left: Duration::from_mins(1),
             backoff: Duration::from_millis(300),
             wait_max: Duration::from_secs(5),
         }

@@ -238,10 +238,9 @@ fn hear_whole(speaks: Speaks, body: &Value, heard: &mut Heard) {
     match speaks {
         Speaks::Chat => {
             let choice = &body["choices"][0];
-            heard.text = choice["message"]["content"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
+            heard
+                .text
+                .push_str(choice["message"]["content"].as_str().unwrap_or_default());
             heard.whole = choice["finish_reason"].is_string();
             let usage = &body["usage"];
             tokens(usage, "prompt_tokens", "completion_tokens", heard);

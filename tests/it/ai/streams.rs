@@ -90,6 +90,15 @@ async fn a_caller_that_leaves_takes_the_call_with_it() {
     .await;
     drop(stream);
     ai.openai.cut(1).await;
+    eventually("its prompt to be counted", async || {
+        let lines = ai.gateway.access_log();
+        let counted = |line: &&serde_json::Value| {
+            line["ending"] == "client_left" && line["ai"]["output_tokens"] == 0
+        };
+        let line = lines.iter().find(counted)?;
+        (line["ai"]["input_tokens"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

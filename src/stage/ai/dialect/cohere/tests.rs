@@ -40,6 +40,7 @@ fn write(call: &Call) -> (Value, Vec<String>) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "everything in one")]
 fn a_call_with_everything_is_said_in_coheres_words() {
     let image = Part::Image(Media {
         media_type: Some("image/png".to_owned()),

@@ -42,6 +42,7 @@ fn write(call: &Call) -> (Value, Vec<String>) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "everything in one")]
 fn a_call_with_everything_is_said_in_the_words_of_aws() {
     let media = |kind: &str, data: &str, name: Option<&str>| Media {
         media_type: Some(kind.to_owned()),
@@ -167,6 +168,7 @@ fn frame(name: &str, value: &Value) -> Frame {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "everything in one")]
 fn a_stream_is_whole_after_its_metadata_and_an_exception_is_a_fault() {
     let mut reader = Converse.reader();
     let mut events = Vec::new();
