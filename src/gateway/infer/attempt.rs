@@ -31,6 +31,8 @@ struct Trying<'t> {
     target: &'t Target,
     way: &'t Way,
     key: Picked,
+    /// What is shown in place of a key, where the provider's tokens are got.
+    token: Option<HeaderValue>,
     trial: Trial,
     started: Instant,
 }
@@ -98,13 +100,18 @@ impl<'a> Run<'a> {
             target,
             way,
             key,
+            token: None,
             trial,
             started: now,
         })
     }
 
     async fn ask(&mut self, trying: &mut Trying<'_>) -> Result<Tried, Stop> {
-        let question = match self.question((trying.target, trying.way, &trying.key)) {
+        if let Err(failed) = self.take_token(trying).await? {
+            return Ok(Tried::Failed(failed));
+        }
+        let shown = (&trying.key, trying.token.as_ref());
+        let question = match self.question((trying.target, trying.way), shown) {
             Ok(question) => question,
             Err(failed) => return Ok(Tried::Failed(failed)),
         };
@@ -117,6 +124,30 @@ impl<'a> Run<'a> {
             attempt.status = Some(answered.status.as_u16());
         }
         self.receive(trying, &mut held, answered).await
+    }
+
+    /// What is shown in place of a key; waits for the first one of all.
+    async fn take_token(&mut self, trying: &mut Trying<'_>) -> Result<Result<(), Failed>, Stop> {
+        let provider = Arc::clone(trying.provider());
+        let Some(tokens) = provider.tokens() else {
+            return Ok(Ok(()));
+        };
+        self.limit(provider.settings.timeouts.connect.0);
+        let from = Instant::now();
+        let value = self.meanwhile(tokens.value()).await;
+        self.ctx.inference_mut().waited += from.elapsed();
+        Ok(match value? {
+            Ok(value) => {
+                trying.token = Some(value);
+                Ok(())
+            }
+            Err(why) => {
+                let mut failed =
+                    Failed::said(FaultKind::Server, "the provider cannot be asked now", None);
+                failed.cause = format!("no token: {why}");
+                Err(failed)
+            }
+        })
     }
 
     /// A place at the provider; waits for one in its queue.
@@ -275,11 +306,12 @@ impl<'a> Run<'a> {
         held: &mut Held<'_>,
         answered: &ResponseHead,
     ) -> Result<Tried, Stop> {
-        if !is(answered, "text/event-stream") {
+        let dialect = self.dialect_of(trying.way);
+        if !is(answered, dialect.framing().media_type()) {
             return Ok(Tried::Failed(Failed::malformed("no stream of events")));
         }
         let to = (!self.passes_through(trying.way)).then(|| self.task.door.dialect.dialect());
-        let mut relay = Relay::new(self.dialect_of(trying.way), to, self.wants());
+        let mut relay = Relay::new(dialect, to, self.wants());
         let timeouts = &trying.provider().settings.timeouts;
         let limits = Limits {
             first_token: trying.started + timeouts.first_token.0,
@@ -482,6 +514,11 @@ impl<'a> Run<'a> {
             provider
                 .keys
                 .cool(&trying.key, why, failed.fault.retry_after, now);
+        }
+        if let (FaultKind::Authentication, Some(tokens), Some(token)) =
+            (failed.fault.kind, provider.tokens(), &trying.token)
+        {
+            tokens.refused(token, now);
         }
         let outcome = match failure {
             Failure::NotConnected => Some(Outcome::ConnectFailure),

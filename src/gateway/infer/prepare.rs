@@ -215,7 +215,7 @@ fn order(
         });
     }
     let mut targets = in_order.into_vec();
-    targets.retain(|target| can(target, &door));
+    targets.retain(|target| can(target, plan.model_at(target), &door));
     if targets.is_empty() {
         let operation = door.operation.name();
         return Err(told(CallFault {
@@ -238,12 +238,12 @@ fn order(
     })
 }
 
-fn can(target: &Target, door: &Door) -> bool {
+fn can(target: &Target, model: &str, door: &Door) -> bool {
     let kind = target.provider.kind;
     if door.generates() {
-        kind.dialect(door.operation).is_some()
+        kind.dialect(door.operation, model).is_some()
     } else {
-        kind.way(door.operation).is_some()
+        kind.way_to(door.operation, model).is_some()
     }
 }
 
