@@ -191,9 +191,10 @@ impl KeyRing {
         };
         let until = now + retry_after.unwrap_or(by_ourselves).min(COOLED_MAX);
         let mut cooled = key.cooled.lock().unwrap_or_else(PoisonError::into_inner);
-        // Answers come in any order: the longest word stands.
-        if cooled.is_none_or(|other| other.until < until) {
-            let is_told = retry_after.is_some();
+        let is_told = retry_after.is_some();
+        // Answers come in any order: the longest word stands, and the provider's before ours.
+        let stands = |other: Cooled| (other.is_told, other.until) >= (is_told, until);
+        if !cooled.is_some_and(|other| other.until > now && stands(other)) {
             *cooled = Some(Cooled {
                 until,
                 is_told,

@@ -241,8 +241,8 @@ impl Pool {
         };
         answer.unwrap_or_else(|| {
             drop(ticket);
-            let wait = self.queue.wait_of(want.user, clock());
-            let retry_after = wait.unwrap_or(unknown);
+            let likely = self.queue.wait_of(want.user, clock());
+            let retry_after = likely.unwrap_or(unknown);
             Err(Unavailable::WaitedInVain { retry_after })
         })
     }
