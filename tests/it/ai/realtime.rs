@@ -137,7 +137,7 @@ async fn a_page_talks_to_a_model_and_its_own_key_stays_here() {
     ] {
         assert_eq!(ai[class], tokens, "{class}: {line}");
     }
-    let tokens = gateway.metric("onemind_model_tokens_total{provider=\"openai\",model=\"talk\"}");
+    let tokens = gateway.metric("onemind_ai_tokens_total{provider=\"openai\",model=\"talk\"}");
     assert!((tokens.await - 100.0).abs() < 0.5);
     gateway.settled().await;
 }
