@@ -67,11 +67,12 @@ pub async fn run(
     timer: &mut Timer,
     task: Task,
 ) {
-    let pulses = task.stream && task.door.dialect.dialect().takes_comments();
+    let takes_comments = task.stream && task.door.dialect.dialect().takes_comments();
+    let pulse = Some(task.heartbeat).filter(|pulse| takes_comments && !pulse.is_zero());
     let mut run = Run {
         connector: lane.connector,
         pace: ctx.pace(),
-        clock: Clock::new(Instant::now(), pulses),
+        clock: Clock::new(Instant::now(), pulse),
         caller,
         ctx,
         timer,
