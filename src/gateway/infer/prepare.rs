@@ -76,6 +76,12 @@ impl Task {
         }
     }
 
+    /// No other target will be asked: what only another attempt would need is given back.
+    pub fn answered(&mut self) {
+        self.body = Bytes::new();
+        self.call = OnceCell::new();
+    }
+
     /// Whether the model's configuration wants another target to be tried after this refusal.
     pub fn falls_back(&self, kind: FaultKind) -> bool {
         let on = match kind {
