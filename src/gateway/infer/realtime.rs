@@ -90,13 +90,13 @@ impl Run<'_> {
         if answered.status.as_u16() >= 400 {
             return self.receive_fault(trying, &mut held, answered).await;
         }
-        let head = match agreed(&answered, &self.caller.head.headers) {
-            Ok(head) => head,
+        let agreed = match agreed(&answered, &self.caller.head.headers) {
+            Ok(agreed) => agreed,
             Err(what) => return Ok(Tried::Failed(Failed::malformed(what))),
         };
         self.waited();
         self.opened(trying);
-        self.give_head(head)?;
+        self.give_head(agreed)?;
         tunnel::run(held, self.caller, self.ctx, self.timer).await;
         self.settle(&std::sync::Arc::clone(trying.provider()), None);
         Ok(Tried::Ended)

@@ -191,9 +191,9 @@ impl KeyRing {
         };
         let until = now + retry_after.unwrap_or(by_ourselves).min(COOLED_MAX);
         let mut cooled = key.cooled.lock().unwrap_or_else(PoisonError::into_inner);
-        // Answers come in any order: the longest word stands.
-        if cooled.is_none_or(|other| other.until < until) {
-            let is_told = retry_after.is_some();
+        let is_told = retry_after.is_some();
+        // Answers come in any order: the longest word stands, and the provider's before ours.
+        if cooled.is_none_or(|other| other.until < until || (is_told && !other.is_told)) {
             *cooled = Some(Cooled {
                 until,
                 is_told,
@@ -369,6 +369,13 @@ mod tests {
             now,
         );
         assert!(ring.pick_anyway(now).is_none(), "the provider has said so");
+        // Its word goes before a longer guess.
+        let (ring, now) = (self::ring(&["a"]), Instant::now());
+        let picked = ring.pick(&ANY, now).unwrap();
+        ring.cool(&picked, Why::Refused, None, now);
+        ring.cool(&picked, Why::RateLimited, Some(SECOND), now);
+        assert!(ring.pick_anyway(now).is_none());
+        assert_eq!(ring.earliest(now), Some(now + SECOND));
     }
 
     #[test]
