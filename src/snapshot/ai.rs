@@ -1,7 +1,8 @@
 //! Providers ready to be asked, and models by the names that callers use.
 
+use super::tokens::{Source, Tokens};
 use super::{State, Upstream, at};
-use crate::base::fault::Faults;
+use crate::base::fault::{Faults, KeyPath};
 use crate::base::units::{OneOrMany, Period};
 use crate::config::Config;
 use crate::observe::metrics::{Metrics, ModelMetrics};
@@ -10,10 +11,11 @@ use crate::stage::ai::key_ring::KeyRing;
 use crate::stage::ai::names::Names;
 use crate::stage::ai::order::{self, Candidate, Choice, Order};
 use crate::stage::ai::price::Price;
-use crate::stage::ai::provider::Kind;
+use crate::stage::ai::provider::{BEDROCK, Kind, VERTEX};
 use crate::stage::ai::settings::{
     AS_ASKED, By, ModelSettings, Protocol as AiProtocol, ProviderSettings, TargetSettings,
 };
+use crate::stage::ai::sigv4::Credentials;
 use crate::stage::ai::target::TargetState;
 use crate::stage::route::settings::Ai;
 use crate::stage::upstream::settings::{
@@ -39,7 +41,19 @@ pub struct Provider {
     /// To be sent with each request, besides those that its kind asks for.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub keys: KeyRing,
+    /// What is shown where there are no keys.
+    pub proof: Option<Proof>,
+    /// Behind the path of each way: empty, or with its `?`.
+    pub query: String,
     pub upstream: Arc<Upstream>,
+}
+
+/// What shows a provider who asks, other than a key.
+pub enum Proof {
+    /// A signature over each request, for this region.
+    Signature(Credentials, String),
+    /// A token that is renewed from time to time.
+    Tokens(Arc<Tokens>),
 }
 
 /// A model of a provider.
@@ -200,10 +214,9 @@ impl Catalogue {
         let mut catalogue = Self::default();
         for (name, settings) in &config.providers {
             let known = before.as_ref().and_then(|one| one.providers.get(name));
-            let keys = known.map(|known| &known.keys);
             match upstreams.get(name) {
                 Some(upstream) => {
-                    let provider = Provider::build(name, settings, keys, upstream, faults);
+                    let provider = Provider::build((name, settings), known, upstream, faults);
                     let provider = provider.map(|provider| (name.clone(), Arc::new(provider)));
                     catalogue.providers.extend(provider);
                 }
@@ -316,10 +329,17 @@ impl Catalogue {
 }
 
 impl Provider {
+    /// Where its tokens come from, if it is shown such.
+    pub fn tokens(&self) -> Option<&Arc<Tokens>> {
+        match &self.proof {
+            Some(Proof::Tokens(tokens)) => Some(tokens),
+            _ => None,
+        }
+    }
+
     fn build(
-        name: &str,
-        settings: &ProviderSettings,
-        keys: Option<&KeyRing>,
+        (name, settings): (&str, &ProviderSettings),
+        known: Option<&Arc<Self>>,
         upstream: &Arc<Upstream>,
         faults: &mut Faults,
     ) -> Option<Self> {
@@ -341,19 +361,52 @@ impl Provider {
         Some(Self {
             name: name.to_owned(),
             kind,
-            base_path: base.path,
+            base_path: base.path + &settings.below_base(kind),
+            query: settings.query(kind),
+            proof: proof(settings, kind, known, &here, faults),
             tls: base.tls,
             host,
             headers,
-            keys: KeyRing::new(&settings.keys.0, settings.key_cooldown.0.0, keys),
+            keys: KeyRing::new(
+                &settings.keys.0,
+                settings.key_cooldown.0.0,
+                known.map(|known| &known.keys),
+            ),
             upstream: Arc::clone(upstream),
             settings: settings.clone(),
         })
     }
 }
 
+/// What stands in the place of keys, where there are none. Tokens are kept while they come from the same source.
+fn proof(
+    settings: &ProviderSettings,
+    kind: &Kind,
+    known: Option<&Arc<Provider>>,
+    here: &KeyPath,
+    faults: &mut Faults,
+) -> Option<Proof> {
+    if *kind == BEDROCK && !settings.has_keys() {
+        let region = settings.region.clone().unwrap_or_default();
+        return Some(Proof::Signature(settings.credentials()?, region));
+    }
+    let account = settings.account().filter(|_| *kind == VERTEX)?;
+    let source = Source::new(account, settings.ca.as_deref());
+    let known = known.and_then(|known| known.tokens());
+    if let Some(known) = known.filter(|known| known.is_of(&source)) {
+        return Some(Proof::Tokens(Arc::clone(known)));
+    }
+    match Tokens::new(source) {
+        Ok(tokens) => Some(Proof::Tokens(Arc::new(tokens))),
+        Err(what) => {
+            faults.error(here.key("service_account"), what, "");
+            None
+        }
+    }
+}
+
 fn base_url(settings: &ProviderSettings, kind: &Kind) -> Option<BaseUrl> {
-    BaseUrl::parse(settings.base_url_of(kind)?, kind).ok()
+    BaseUrl::parse(&settings.base_url_of(kind)?, kind).ok()
 }
 
 /// The providers that are used, as pools.

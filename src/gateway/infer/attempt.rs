@@ -53,7 +53,11 @@ impl<'a> Run<'a> {
     }
 
     async fn ask(&mut self, trying: &mut Trying<'_>) -> Result<Tried, Stop> {
-        let question = match self.question((trying.target, trying.way, &trying.key)) {
+        if let Err(failed) = self.take_token(trying).await? {
+            return Ok(Tried::Failed(failed));
+        }
+        let shown = (&trying.key, trying.token.as_ref());
+        let question = match self.question((trying.target, trying.way), shown) {
             Ok(question) => question,
             Err(failed) => return Ok(Tried::Failed(failed)),
         };
@@ -200,11 +204,12 @@ impl<'a> Run<'a> {
         held: &mut Held<'_>,
         answered: &ResponseHead,
     ) -> Result<Tried, Stop> {
-        if !is(answered, "text/event-stream") {
+        let dialect = self.dialect_of(trying.way);
+        if !is(answered, dialect.framing().media_type()) {
             return Ok(Tried::Failed(Failed::malformed("no stream of events")));
         }
         let to = (!self.passes_through(trying.way)).then(|| self.task.door.dialect.dialect());
-        let mut relay = Relay::new(self.dialect_of(trying.way), to, self.wants());
+        let mut relay = Relay::new(dialect, to, self.wants());
         let timeouts = &trying.provider().settings.timeouts;
         let limits = Limits {
             first_token: trying.started + timeouts.first_token.0,
@@ -412,6 +417,11 @@ impl<'a> Run<'a> {
             provider
                 .keys
                 .cool(&trying.key, why, failed.fault.retry_after, now);
+        }
+        if let (FaultKind::Authentication, Some(tokens), Some(token)) =
+            (failed.fault.kind, provider.tokens(), &trying.token)
+        {
+            tokens.refused(token, now);
         }
         let outcome = match failure {
             Failure::NotConnected => Some(Outcome::ConnectFailure),

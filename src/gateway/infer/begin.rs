@@ -13,6 +13,7 @@ use crate::stage::ai::target::Trial;
 use crate::stage::upstream::balance::hash;
 use crate::stage::upstream::pool::{Unavailable, Want};
 use crate::wire::head::ResponseHead;
+use http::HeaderValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ pub struct Trying<'t> {
     pub target: &'t Target,
     pub way: &'t Way,
     pub key: Picked,
+    /// What is shown in place of a key, where the provider's tokens are got.
+    pub token: Option<HeaderValue>,
     pub trial: Trial,
     pub started: Instant,
 }
@@ -64,6 +67,7 @@ impl Run<'_> {
                 target,
                 way,
                 key,
+                token: None,
                 trial,
                 started: now,
             }),
@@ -107,6 +111,33 @@ impl Run<'_> {
             self.ctx.inference_mut().queued += now.elapsed();
             rested.map_err(Stop::Caller)?;
         }
+    }
+
+    /// What is shown in place of a key; waits for the first one of all.
+    pub async fn take_token(
+        &mut self,
+        trying: &mut Trying<'_>,
+    ) -> Result<Result<(), Failed>, Stop> {
+        let provider = Arc::clone(trying.provider());
+        let Some(tokens) = provider.tokens() else {
+            return Ok(Ok(()));
+        };
+        self.limit(provider.settings.timeouts.connect.0);
+        let from = Instant::now();
+        let value = self.meanwhile(tokens.value()).await;
+        self.ctx.inference_mut().waited += from.elapsed();
+        Ok(match value? {
+            Ok(value) => {
+                trying.token = Some(value);
+                Ok(())
+            }
+            Err(why) => {
+                let mut failed =
+                    Failed::said(FaultKind::Server, "the provider cannot be asked now", None);
+                failed.cause = format!("no token: {why}");
+                Err(failed)
+            }
+        })
     }
 
     /// What the answer says of the key's limits. A refusal says itself how long to wait.

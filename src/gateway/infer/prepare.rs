@@ -214,7 +214,7 @@ pub fn order(
         });
     }
     let mut targets = in_order.into_vec();
-    targets.retain(|target| can(target, &door));
+    targets.retain(|target| can(target, plan.model_at(target), &door));
     if targets.is_empty() {
         let operation = door.operation.name();
         return Err(told(CallFault {
@@ -237,12 +237,12 @@ pub fn order(
     })
 }
 
-fn can(target: &Target, door: &Door) -> bool {
+fn can(target: &Target, model: &str, door: &Door) -> bool {
     let kind = target.provider.kind;
     if door.generates() {
-        kind.dialect(door.operation).is_some()
+        kind.dialect(door.operation, model).is_some()
     } else {
-        kind.way(door.operation).is_some()
+        kind.way_to(door.operation, model).is_some()
     }
 }
 

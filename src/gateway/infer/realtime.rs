@@ -70,17 +70,20 @@ impl Run<'_> {
         let model = self.task.plan.model_at(trying.target).to_owned();
         let asked = &self.caller.head.headers;
         let target = trying.target;
-        let question = Question {
+        let mut question = Question {
             method: Method::GET,
             target: format!(
-                "{}{}",
+                "{}{}{}",
                 target.provider.base_path,
-                trying.way.path(&model, false)
+                trying.way.path(&model, false),
+                target.provider.query
             ),
-            headers: headers::to_realtime(asked, (target, trying.way, &trying.key)),
+            headers: headers::to_realtime(asked, (target, trying.way)),
             body: Bytes::new(),
             upgrade: Some(WEBSOCKET),
         };
+        let shown = (&trying.key, trying.token.as_ref());
+        headers::show(&mut question, (target, trying.way), shown);
         let (mut held, _) = self.connect(trying, Purpose::Upgrade).await?;
         self.waiting_since = Some(Instant::now());
         let patience = trying.provider().settings.timeouts.first_token.0;

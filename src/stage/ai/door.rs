@@ -208,6 +208,8 @@ impl Operation {
             Self::Responses => Some(DialectName::Responses),
             Self::Messages => Some(DialectName::Messages),
             Self::GenerateContent => Some(DialectName::Gemini),
+            Self::Converse => Some(DialectName::Converse),
+            Self::CohereChat => Some(DialectName::Cohere),
             _ => None,
         }
     }

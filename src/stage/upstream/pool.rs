@@ -225,8 +225,8 @@ impl Pool {
         let unknown = capacity.queue_timeout.0.max(Duration::from_secs(1));
         let queue_max = usize::try_from(capacity.queue_max).unwrap_or(usize::MAX);
         let joined = self.queue.join(&want, queue_max);
-        let mut ticket = joined.map_err(|longer| Unavailable::QueueFull {
-            retry_after: longer.unwrap_or(unknown),
+        let mut ticket = joined.map_err(|wait| Unavailable::QueueFull {
+            retry_after: wait.unwrap_or(unknown),
         })?;
         self.serve_waiters(want.now);
         let mut longest = capacity.queue_timeout.0;
@@ -241,8 +241,8 @@ impl Pool {
         };
         answer.unwrap_or_else(|| {
             drop(ticket);
-            let longer = self.queue.wait_of(want.user, clock());
-            let retry_after = longer.unwrap_or(unknown);
+            let likely = self.queue.wait_of(want.user, clock());
+            let retry_after = likely.unwrap_or(unknown);
             Err(Unavailable::WaitedInVain { retry_after })
         })
     }
