@@ -142,10 +142,6 @@ impl Run<'_> {
 
     /// What the answer says of the key's limits. A refusal says itself how long to wait.
     pub fn learn_limits(&self, trying: &Trying<'_>, answered: &ResponseHead) {
-        if !answered.status.is_success() {
-            // What a refusal says of waiting is heard elsewhere.
-            return;
-        }
         if answered.status.as_u16() >= 400 {
             return;
         }

@@ -268,79 +268,78 @@ mod tests {
         Allowance::read(&pairs.collect())
     }
 
-    fn left(remaining: u64, limit: Option<u64>, reset_ms: u64) -> Option<Left> {
-        Some(Left {
+    fn left(remaining: u64, limit: Option<u64>, reset_ms: u64) -> Left {
+        Left {
             remaining,
             limit,
             reset: MS(reset_ms),
-        })
+        }
     }
 
     #[test]
-    fn each_provider_says_it_in_its_own_words() {
-        let none = Allowance::default();
-        let date = ("date", "Sat, 31 Jan 2026 12:00:00 GMT");
-        for (headers, expected) in [
-            (vec![], none),
+    fn what_openai_and_its_like_say_is_read() {
+        let tokens = |left| Allowance {
+            tokens: Some(left),
+            ..Allowance::default()
+        };
+        let all = read(&[
+            ("x-ratelimit-limit-requests", "60"),
+            ("x-ratelimit-remaining-requests", "0"),
+            ("x-ratelimit-reset-requests", "1m0s"),
+            ("x-ratelimit-limit-tokens", "150000"),
+            ("x-ratelimit-remaining-tokens", "149984"),
+            ("x-ratelimit-reset-tokens", "6ms"),
+        ]);
+        let expected = Allowance {
+            requests: Some(left(0, Some(60), 60_000)),
+            ..tokens(left(149_984, Some(150_000), 6))
+        };
+        assert_eq!(all, expected);
+        let part = read(&[
+            ("x-ratelimit-remaining-tokens", "7"),
+            ("x-ratelimit-reset-tokens", "2.5s"),
+        ]);
+        assert_eq!(part, tokens(left(7, None, 2_500)));
+        let nonsense = read(&[
+            ("x-ratelimit-remaining-tokens", "-5"),
+            ("x-ratelimit-reset-tokens", "soon"),
+        ]);
+        assert!(nonsense.is_empty() && read(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_anthropic_says_is_counted_from_its_own_clock() {
+        let said = [
+            ("anthropic-ratelimit-requests-limit", "50"),
+            ("anthropic-ratelimit-requests-remaining", "49"),
+            ("anthropic-ratelimit-requests-reset", "2026-01-31T12:00:01Z"),
+            ("anthropic-ratelimit-tokens-remaining", "0"),
+            ("anthropic-ratelimit-tokens-reset", "2026-01-31T12:00:02Z"),
+        ];
+        let input = [
+            ("anthropic-ratelimit-input-tokens-remaining", "3000"),
             (
-                vec![
-                    ("x-ratelimit-limit-requests", "60"),
-                    ("x-ratelimit-remaining-requests", "0"),
-                    ("x-ratelimit-reset-requests", "1m0s"),
-                    ("x-ratelimit-limit-tokens", "150000"),
-                    ("x-ratelimit-remaining-tokens", "149984"),
-                    ("x-ratelimit-reset-tokens", "6ms"),
-                ],
-                Allowance {
-                    requests: left(0, Some(60), 60_000),
-                    tokens: left(149_984, Some(150_000), 6),
-                    input: None,
-                },
+                "anthropic-ratelimit-input-tokens-reset",
+                "2026-01-31T12:01:00.5Z",
             ),
-            (
-                vec![
-                    ("x-ratelimit-remaining-tokens", "7"),
-                    ("x-ratelimit-reset-tokens", "2.5s"),
-                ],
-                Allowance {
-                    tokens: left(7, None, 2_500),
-                    ..none
-                },
-            ),
-            (
-                vec![
-                    date,
-                    ("anthropic-ratelimit-requests-limit", "50"),
-                    ("anthropic-ratelimit-requests-remaining", "49"),
-                    ("anthropic-ratelimit-requests-reset", "2026-01-31T12:00:01Z"),
-                    ("anthropic-ratelimit-tokens-remaining", "0"),
-                    ("anthropic-ratelimit-tokens-reset", "2026-02-01T00:00:00Z"),
-                    ("anthropic-ratelimit-input-tokens-remaining", "3000"),
-                    (
-                        "anthropic-ratelimit-input-tokens-reset",
-                        "2026-01-31T12:01:00.5Z",
-                    ),
-                ],
-                Allowance {
-                    requests: left(49, Some(50), 1_000),
-                    tokens: None,
-                    input: left(3_000, None, 60_000),
-                },
-            ),
-            // Without a moment to count from, or with what is no number, nothing is known.
-            (
-                vec![
-                    ("anthropic-ratelimit-requests-remaining", "0"),
-                    ("anthropic-ratelimit-requests-reset", "2026-01-31T12:00:01Z"),
-                    ("x-ratelimit-remaining-tokens", "-5"),
-                    ("x-ratelimit-reset-tokens", "soon"),
-                ],
-                none,
-            ),
-        ] {
-            assert_eq!(read(&headers), expected, "{headers:?}");
-            assert_eq!(expected.is_empty(), expected == none);
-        }
+        ];
+        let date = [("date", "Sat, 31 Jan 2026 12:00:00 GMT")];
+        let requests = Allowance {
+            requests: Some(left(49, Some(50), 1_000)),
+            ..Allowance::default()
+        };
+        let whole = Allowance {
+            tokens: Some(left(0, None, 2_000)),
+            ..requests
+        };
+        assert_eq!(read(&[&date[..], &said[..]].concat()), whole);
+        // Where prompts have a limit of their own, that is the one to know.
+        let apart = Allowance {
+            input: Some(left(3_000, None, 60_000)),
+            ..requests
+        };
+        assert_eq!(read(&[&date[..], &said[..], &input[..]].concat()), apart);
+        assert!(read(&said).is_empty(), "no moment to count from");
     }
 
     #[test]
@@ -376,7 +375,7 @@ mod tests {
             let now = Instant::now();
             let mut learned = Learned::default();
             let allowance = Allowance {
-                tokens: left(remaining, limit, reset),
+                tokens: Some(left(remaining, limit, reset)),
                 ..Allowance::default()
             };
             learned.learn("m", &allowance, now);
@@ -403,7 +402,7 @@ mod tests {
         let now = Instant::now();
         let mut learned = Learned::default();
         let allowance = Allowance {
-            requests: left(2, Some(60), 58_000),
+            requests: Some(left(2, Some(60), 58_000)),
             ..Allowance::default()
         };
         learned.learn("m", &allowance, now);
@@ -429,7 +428,7 @@ mod tests {
         let now = Instant::now();
         let mut learned = Learned::default();
         let allowance = Allowance {
-            requests: left(0, None, 1_000),
+            requests: Some(left(0, None, 1_000)),
             ..Allowance::default()
         };
         for nth in 0..1_000 {
@@ -450,7 +449,7 @@ mod tests {
         ) {
             let now = Instant::now();
             let mut learned = Learned::default();
-            let allowance = Allowance { tokens: left(remaining, limit, reset), ..Allowance::default() };
+            let allowance = Allowance { tokens: Some(left(remaining, limit, reset)), ..Allowance::default() };
             learned.learn("m", &allowance, now);
             let need = |prompt| Need { model: "m", prompt, answer: 0 };
             for prompt in taken {

@@ -202,7 +202,8 @@ struct Details {
     audio_tokens: u64,
     image_tokens: u64,
     cached_tokens: u64,
-    cached_tokens_details: Option<Cached>,
+    #[serde(rename = "cached_tokens_details")]
+    of_cached: Option<Cached>,
 }
 
 #[derive(Deserialize, Default)]
@@ -216,7 +217,7 @@ impl Counted {
     fn usage(self) -> Usage {
         let input = self.input_token_details.unwrap_or_default();
         let output = self.output_token_details.unwrap_or_default();
-        let cached = input.cached_tokens_details.unwrap_or_default();
+        let cached = input.of_cached.unwrap_or_default();
         let mut usage = Usage {
             input: self.input_tokens,
             output: self.output_tokens,
@@ -281,103 +282,68 @@ mod tests {
         (input, output, tally.answers, tally.unreadable)
     }
 
+    fn text(text: &str) -> Vec<u8> {
+        frame(0x81, text.as_bytes())
+    }
+
+    fn check(name: &str, wire: &[Vec<u8>], counted: (u64, u64, u32, u32)) {
+        assert_eq!(totals(&wire.concat()), counted, "{name}");
+    }
+
     #[test]
-    fn only_what_an_answer_says_at_its_end_is_counted() {
-        let text = |text: &str| frame(0x81, text.as_bytes());
-        let long = format!(
-            r#"{{"type":"response.done","x":"{}"}}"#,
-            "x".repeat(EVENT_BYTES_MAX)
+    fn what_each_answer_says_at_its_end_is_counted() {
+        let (one, two) = (text(&done(7, 11)), text(&done(1, 2)));
+        let filler = "x".repeat(500);
+        let last = format!(
+            r#"{{"response":{{"x":"{filler}","usage":{{"input_tokens":3,"output_tokens":4}}}},"type":"response.done"}}"#
         );
-        let delta = format!(
+        let second = r#"{"event_id":"e","type":"response.done","response":{"usage":{"input_tokens":3,"output_tokens":4}}}"#;
+        let failed = r#"{"type":"response.done","response":{"usage":null}}"#;
+        check("nothing", &[], (0, 0, 0, 0));
+        check("one", std::slice::from_ref(&one), (7, 11, 1, 0));
+        check("two", &[one, two.clone()], (8, 13, 2, 0));
+        check("empty", &[text(""), two], (1, 2, 1, 0));
+        check("the id first", &[text(second)], (3, 4, 1, 0));
+        let marks = second.replace("\"e\"", r#""\\\"""#);
+        check("marks within", &[text(&marks)], (3, 4, 1, 0));
+        check("the type last", &[text(&last)], (3, 4, 1, 0));
+        check("one that failed", &[text(failed)], (0, 0, 1, 0));
+    }
+
+    #[test]
+    fn nothing_else_is_counted() {
+        let (one, two) = (done(7, 11), text(&done(1, 2)));
+        let sound = format!(
             r#"{{"type":"response.output_audio.delta","delta":"{}"}}"#,
             "QUJD".repeat(100_000)
         );
-        for (name, wire, counted) in [
-            ("nothing", vec![], (0, 0, 0, 0)),
-            ("one", text(&done(7, 11)), (7, 11, 1, 0)),
-            (
-                "two",
-                [text(&done(7, 11)), text(&done(1, 2))].concat(),
-                (8, 13, 2, 0),
-            ),
-            (
-                "sound",
-                [text(&delta), text(&done(1, 2))].concat(),
-                (1, 2, 1, 0),
-            ),
-            (
-                "the id first",
-                text(
-                    r#"{"event_id":"e","type":"response.done","response":{"usage":{"input_tokens":3,"output_tokens":4}}}"#,
-                ),
-                (3, 4, 1, 0),
-            ),
-            (
-                "the type last",
-                text(&format!(
-                    r#"{{"response":{{"x":"{}","usage":{{"input_tokens":3,"output_tokens":4}}}},"type":"response.done"}}"#,
-                    "x".repeat(500)
-                )),
-                (3, 4, 1, 0),
-            ),
-            (
-                "marks within",
-                text(
-                    r#"{"event_id":"\\\"","type":"response.done","response":{"usage":{"input_tokens":3,"output_tokens":4}}}"#,
-                ),
-                (3, 4, 1, 0),
-            ),
-            (
-                "an answer that failed",
-                text(r#"{"type":"response.done","response":{"usage":null}}"#),
-                (0, 0, 1, 0),
-            ),
-            (
-                "words about it",
-                text(
-                    r#"{"type":"response.output_text.delta","delta":"\"response.done\"","response":{"usage":{"input_tokens":3}}}"#,
-                ),
-                (0, 0, 0, 0),
-            ),
-            (
-                "not JSON",
-                text(r#"{"type":"response.done","#),
-                (0, 0, 0, 1),
-            ),
-            (
-                "absurd",
-                text(r#"{"type":"response.done","response":{"usage":{"input_tokens":-3}}}"#),
-                (0, 0, 0, 1),
-            ),
-            (
-                "too long",
-                [text(&long), text(&done(1, 2))].concat(),
-                (1, 2, 1, 1),
-            ),
-            ("binary", frame(0x82, done(7, 11).as_bytes()), (0, 0, 0, 0)),
-            (
-                "compressed",
-                frame(0xc1, done(7, 11).as_bytes()),
-                (0, 0, 0, 0),
-            ),
-            (
-                "empty",
-                [text(""), text(&done(1, 2))].concat(),
-                (1, 2, 1, 0),
-            ),
-            (
-                "in pieces, and a ping between",
-                {
-                    let event = done(7, 11);
-                    let (one, two) = event.as_bytes().split_at(40);
-                    let ping = frame(0x89, b"\"response.done\"");
-                    [frame(0x01, one), ping, frame(0x00, b""), frame(0x80, two)].concat()
-                },
-                (7, 11, 1, 0),
-            ),
-        ] {
-            assert_eq!(totals(&wire), counted, "{name}");
-        }
+        let filler = "x".repeat(EVENT_BYTES_MAX);
+        let long = format!(r#"{{"type":"response.done","x":"{filler}"}}"#);
+        let odd = format!(r#"{{"x":"{filler}","type":"response.done"}}"#);
+        let words = r#"{"type":"response.output_text.delta","delta":"\"response.done\"","response":{"usage":{"input_tokens":3}}}"#;
+        let absurd = r#"{"type":"response.done","response":{"usage":{"input_tokens":-3}}}"#;
+        check("sound", &[text(&sound), two.clone()], (1, 2, 1, 0));
+        check("words about it", &[text(words)], (0, 0, 0, 0));
+        check(
+            "not JSON",
+            &[text(r#"{"type":"response.done","#)],
+            (0, 0, 0, 1),
+        );
+        check("no JSON at all", &[text("response.done")], (0, 0, 0, 0));
+        check("absurd", &[text(absurd)], (0, 0, 0, 1));
+        check("too long", &[text(&long), two.clone()], (1, 2, 1, 1));
+        check("long, of no known type", &[text(&odd), two], (1, 2, 1, 0));
+        check("binary", &[frame(0x82, one.as_bytes())], (0, 0, 0, 0));
+        check("compressed", &[frame(0xc1, one.as_bytes())], (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_message_may_come_in_frames_with_a_ping_between_them() {
+        let event = done(7, 11);
+        let (one, two) = event.as_bytes().split_at(40);
+        let ping = frame(0x89, b"\"response.done\"");
+        let wire = [frame(0x01, one), ping, frame(0x00, b""), frame(0x80, two)];
+        check("in pieces", &wire, (7, 11, 1, 0));
     }
 
     #[test]

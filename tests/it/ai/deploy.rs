@@ -89,9 +89,8 @@ async fn at_the_end_of_a_drain_each_dialect_says_so_in_its_own_words() {
             .unwrap();
         heard.push_str(&rest);
         let last = match speaks {
-            Speaks::Chat => "data: {\"error\":",
+            Speaks::Chat | Speaks::Gemini => "data: {\"error\":",
             Speaks::Responses | Speaks::Messages => "event: error",
-            Speaks::Gemini => "data: {\"error\":",
         };
         assert!(heard.contains(last), "{speaks:?}: {heard}");
         assert!(heard.contains("about to stop"), "{speaks:?}: {heard}");

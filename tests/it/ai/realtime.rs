@@ -64,7 +64,7 @@ async fn a_page_talks_to_a_model_and_its_own_key_stays_here() {
         ("origin", "https://app.example.com"),
         ("cookie", "a=b"),
     ];
-    let mut socket = WebSocket::open(&gateway, "/v1/realtime?model=talk", &headers).await;
+    let socket = WebSocket::open(&gateway, "/v1/realtime?model=talk", &headers).await;
     assert_eq!(
         socket.answer.header("sec-websocket-protocol"),
         Some("realtime")
@@ -102,7 +102,15 @@ async fn a_page_talks_to_a_model_and_its_own_key_stays_here() {
         !all.contains(CALLER_KEY) && !all.contains("org-mine"),
         "{all}"
     );
+    drop(socket);
+    gateway.ended("tunnel_closed").await;
+}
 
+#[tokio::test]
+async fn what_its_answers_cost_is_told_and_charged() {
+    let (one, two) = (Provider::openai().await, Provider::openai().await);
+    let gateway = start(&one, &two, QUICK, "").await;
+    let mut socket = open(&gateway, "talk").await;
     let update = json!({ "type": "session.update", "session": { "voice": "ash" } }).to_string();
     socket.echo(&update).await;
     for _ in 0..2 {
