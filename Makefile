@@ -1,5 +1,5 @@
 # The door for people: each target installs what it misses, and says so.
-#   make demo   the gateway in front of three example backends
+#   make demo   the gateway in front of three example backends and an example model
 #   make test   everything CI runs that is not style
 #   make run    the gateway with conf/gateway.yaml (CONFIG=… for another)
 #   make check  format, lints, licences, unused dependencies

@@ -67,6 +67,17 @@ impl Drop for Backend {
 }
 
 fn serve(name: &'static str, socket: std::net::TcpListener) -> io::Result<Runtime> {
+    serve_router(name, socket, router(name))
+}
+
+/// Serves this on a free port of the loopback interface, with a runtime of its own.
+pub fn serve_on_loopback(name: &str, router: Router) -> io::Result<(SocketAddr, Runtime)> {
+    let socket = socket::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let address = socket.local_addr()?;
+    Ok((address, serve_router(name, socket, router)?))
+}
+
+fn serve_router(name: &str, socket: std::net::TcpListener, router: Router) -> io::Result<Runtime> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name(format!("backend-{name}"))
@@ -74,7 +85,7 @@ fn serve(name: &'static str, socket: std::net::TcpListener) -> io::Result<Runtim
         .build()?;
     runtime.spawn(async move {
         let listener = TcpListener::from_std(socket)?;
-        axum::serve(listener, router(name)).await
+        axum::serve(listener, router).await
     });
     Ok(runtime)
 }

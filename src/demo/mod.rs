@@ -1,14 +1,16 @@
-//! `onemind demo`: the real gateway, in front of three small example backends.
+//! `onemind demo`: the real gateway, in front of three small example backends and an example model.
 
 mod backend;
 mod certificate;
+mod model;
 mod switchboard;
 
-use crate::config::Environment;
+use crate::config::{self, Environment};
 use crate::observe::metrics::Metrics;
 use crate::server::{Heritage, Server, StartError, process};
 use backend::Backend;
 use clap::Args;
+use model::Model;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -18,6 +20,16 @@ use std::time::Duration;
 
 /// The example backends; `a` is the one to kill and revive.
 const BACKENDS: [&str; 3] = ["a", "b", "c"];
+
+/// What the configuration reads from the environment as it is: keys of real providers, and where they are.
+const FROM_THE_ENVIRONMENT: [&str; 6] = [
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+    "GEMINI_API_KEY",
+    "GEMINI_BASE_URL",
+];
 
 #[derive(Args)]
 pub struct Options {
@@ -54,9 +66,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
 async fn show(options: &Options, metrics: Arc<Metrics>) -> Result<(), StartError> {
     let backends = BACKENDS.into_iter().map(Backend::start);
     let backends = Arc::new(backends.collect::<io::Result<Vec<_>>>()?);
+    let model = Model::start()?;
     let switchboard = switchboard::start(Arc::clone(&backends)).await?;
     let certificate = certificate::make()?;
-    let environment = environment(options, &backends, &certificate)?;
+    let environment = environment(options, &backends, &model, &certificate)?;
     let heritage = Heritage::default();
     let server = Server::start(&options.config, environment, metrics, heritage).await?;
     say(&guide(options, &backends, switchboard, &certificate))?;
@@ -76,6 +89,7 @@ async fn show(options: &Options, metrics: Arc<Metrics>) -> Result<(), StartError
 fn environment(
     options: &Options,
     backends: &[Backend],
+    model: &Model,
     certificate: &certificate::Files,
 ) -> io::Result<Environment> {
     let mut secret = [0; 16];
@@ -101,6 +115,13 @@ fn environment(
     for backend in backends {
         let name = format!("DEMO_BACKEND_{}", backend.name.to_uppercase());
         values.insert(name, backend.address.to_string());
+    }
+    values.insert("DEMO_MODEL".to_owned(), model.address.to_string());
+    let around = config::environment();
+    for name in FROM_THE_ENVIRONMENT {
+        if let Some(value) = around(name) {
+            values.insert(name.to_owned(), value);
+        }
     }
     Ok(Arc::new(move |name| values.get(name).cloned()))
 }
@@ -143,15 +164,46 @@ A sticky WebSocket: the cookie brings you back to the same backend
   curl -si --http1.1 -N --max-time 2 http://{http}/ws -H 'Connection: Upgrade' -H 'Upgrade: websocket' \
     -H 'Sec-WebSocket-Version: 13' -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' | grep -ai 'cookie\|backend'
   again with  -H 'Cookie: <name=value from Set-Cookie>'  : the same backend, whatever round robin says
-Metrics
+{models}Metrics
   curl -s http://{admin}/metrics | grep onemind_
 Why a request goes where it goes
   DEMO_CERTIFICATE={certificate} DEMO_KEY={key} {program} explain -c {config} GET http://{http}/api/users/7
 ",
         config = options.config.display(),
+        models = models(http),
         certificate = certificate.certificate.display(),
         key = certificate.key.display(),
         program = program(),
+    )
+}
+
+/// What to paste for the AI routes.
+fn models(http: SocketAddr) -> String {
+    let around = config::environment();
+    let known: Vec<&str> = FROM_THE_ENVIRONMENT
+        .into_iter()
+        .filter(|name| {
+            name.ends_with("_API_KEY") && around(name).is_some_and(|key| !key.is_empty())
+        })
+        .collect();
+    let first = match known.as_slice() {
+        [] => "the example model answers; with OPENAI_API_KEY, ANTHROPIC_API_KEY or GEMINI_API_KEY set, real ones do".to_owned(),
+        keys => format!("found {}; the example model stands in when none of them can", keys.join(", ")),
+    };
+    format!(
+        r#"Models, in the words of three APIs ({first})
+  curl -sN http://{http}/v1/chat/completions -H 'Content-Type: application/json' \
+    -d '{{"model":"smart","stream":true,"messages":[{{"role":"user","content":"Good day!"}}]}}'
+  curl -sN http://{http}/v1/messages -H 'Content-Type: application/json' -H 'anthropic-version: 2023-06-01' \
+    -d '{{"model":"smart","max_tokens":500,"stream":true,"messages":[{{"role":"user","content":"Good day!"}}]}}'
+  curl -sN 'http://{http}/v1beta/models/smart:streamGenerateContent?alt=sse' -H 'Content-Type: application/json' \
+    -d '{{"contents":[{{"parts":[{{"text":"Good day!"}}]}}]}}'
+The same with their SDKs: only base URL and key are replaced
+  python3 -c 'import openai; c = openai.OpenAI(base_url="http://{http}/v1", api_key="any")
+for e in c.responses.create(model="smart", input="Good day!", stream=True): print(getattr(e, "delta", ""), end="", flush=True)'
+  python3 -c 'import anthropic; c = anthropic.Anthropic(base_url="http://{http}", api_key="any")
+print(c.messages.create(model="smart", max_tokens=500, messages=[{{"role": "user", "content": "Good day!"}}]).content[0].text)'
+"#
     )
 }
 

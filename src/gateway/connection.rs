@@ -21,9 +21,6 @@ use tokio::sync::{Notify, watch};
 /// For the first request.
 const FIRST_REQUEST_MAX: Duration = Duration::from_mins(1);
 
-/// An HTTP/2 connection without streams is closed after this.
-const HTTP2_IDLE_MAX: Duration = Duration::from_mins(2);
-
 /// What one caller may have on its way to us on one HTTP/2 connection; the 64 KiB of the protocol's
 /// default would hold up uploads on long links.
 const HTTP2_CONNECTION_WINDOW: u32 = 1 << 20;
@@ -169,12 +166,12 @@ impl Streams {
         Open(Arc::clone(self))
     }
 
-    /// Returns when no stream has been open for a while.
-    async fn rest(&self) {
+    /// Returns when no stream has been open for so long.
+    async fn rest(&self, keepalive: Duration) {
         while self.open.load(Relaxed) > 0 {
             self.idle.notified().await;
         }
-        tokio::time::sleep(HTTP2_IDLE_MAX).await;
+        tokio::time::sleep(keepalive).await;
     }
 }
 
@@ -187,6 +184,14 @@ fn http2_options(head: HeadLimits) -> h2::server::Builder {
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
         .max_header_list_size(u32::try_from(head.bytes.saturating_mul(2)).unwrap_or(u32::MAX));
     options
+}
+
+/// Says what it must to a caller that floods, and does not wait long to be heard.
+async fn end_flood(connection: &mut h2::server::Connection<Metered, Bytes>, timer: &mut Timer) {
+    connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+    let farewell = std::future::poll_fn(|cx| connection.poll_closed(cx));
+    // Whoever does not listen is not waited for.
+    let _ = timer.within(FAREWELL_MAX, farewell).await;
 }
 
 async fn serve_http2(
@@ -208,7 +213,7 @@ async fn serve_http2(
     let streams = Arc::new(Streams::default());
     let mut ends = Signal::new(closing.soon);
     let mut ending = false;
-    let mut faults = 0;
+    let (mut faults, mut served) = (0, 0);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -218,7 +223,7 @@ async fn serve_http2(
                 continue;
             }
             accepted = connection.accept() => accepted,
-            () = streams.rest() => return,
+            () = streams.rest(rules_now.keepalive) => return,
         };
         // None: closed in good order. An error: the caller left, or quarrelled with the library.
         let Some(Ok((request, respond))) = accepted else {
@@ -230,13 +235,15 @@ async fn serve_http2(
         let mut caller = H2::caller(request, respond, facts.clone(), Arc::clone(&meter));
         let fault = caller_h2::check(&caller.head, head).err();
         faults += usize::from(fault.is_some());
+        served += 1;
+        if served >= rules_now.keepalive_requests && !ending {
+            // What is under way is answered; the caller opens another connection for the rest.
+            connection.graceful_shutdown();
+            ending = true;
+        }
         if faults > HTTP2_FAULTS_MAX || meter.gives_up_too_often() {
             rules(gateway, &facts).metrics.rejected("http2_flood");
-            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-            let farewell = std::future::poll_fn(|cx| connection.poll_closed(cx));
-            // Whoever does not listen is not waited for.
-            let _ = timer.within(FAREWELL_MAX, farewell).await;
-            return;
+            return end_flood(&mut connection, &mut timer).await;
         }
         let (gateway, connector) = (gateway.clone(), Arc::clone(connector));
         let open = streams.open();

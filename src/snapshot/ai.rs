@@ -163,14 +163,22 @@ impl Plan {
         }
     }
 
-    /// Where to go. A target that is left alone, or whose provider has no key for the moment, is not among them;
-    /// when none is left, the soonest moment for the next try is told.
+    /// Where to go. A target that is left alone, or whose provider has no key for the moment, is not among them as
+    /// long as there is another; when all are left alone, the soonest moment for the next try is told.
     pub fn order(&self, choice: &Choice, now: Instant) -> Targets {
         let targets = &self.model.targets;
-        let candidates: SmallVec<[_; 8]> =
-            targets.iter().map(|target| target.candidate(now)).collect();
-        let Order { indices, earliest } =
-            order::order(self.model.settings.strategy, &candidates, choice);
+        let strategy = self.model.settings.strategy;
+        let order = |with_keys: bool| {
+            let candidates = targets
+                .iter()
+                .map(|target| target.candidate(now, with_keys));
+            let candidates: SmallVec<[_; 8]> = candidates.collect();
+            order::order(strategy, &candidates, choice)
+        };
+        let Order { indices, earliest } = Some(order(true))
+            .filter(|order| !order.indices.is_empty())
+            // Keys that are left alone stop nobody who has nowhere else to go: that is settled when one is picked.
+            .unwrap_or_else(|| order(false));
         let in_order = indices.iter().map(|index| Arc::clone(&targets[*index]));
         Targets {
             in_order: in_order.collect(),
@@ -180,15 +188,14 @@ impl Plan {
 }
 
 impl Target {
-    fn candidate(&self, now: Instant) -> Candidate<'_> {
+    /// `with_keys`: without a free key it counts as left alone.
+    fn candidate(&self, now: Instant, with_keys: bool) -> Candidate<'_> {
+        let keys = self.provider.keys.earliest(now).filter(|_| with_keys);
         Candidate {
             name: &self.name,
             weight: self.weight,
             price: self.price,
-            closed_until: self
-                .state
-                .closed_until(now)
-                .max(self.provider.keys.earliest(now)),
+            closed_until: self.state.closed_until(now).max(keys),
             in_flight: self.state.in_flight(),
             latency: self.state.latency(now),
         }

@@ -60,7 +60,7 @@ pub struct ListenerRules {
     pub name: String,
     pub metrics: Arc<ListenerMetrics>,
     pub keepalive: Duration,
-    /// Requests on one connection of HTTP/1.1.
+    /// Requests on one connection.
     pub keepalive_requests: u32,
     pub head: HeadLimits,
     pub head_timeout: Duration,

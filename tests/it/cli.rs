@@ -270,6 +270,10 @@ async fn the_demo_serves_and_leaves_by_itself() {
         .args(["--admin", &admin.to_string()])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("TMPDIR", dir.path())
+        // Real models are not asked.
+        .env_remove("OPENAI_API_KEY")
+        .env_remove("ANTHROPIC_API_KEY")
+        .env_remove("GEMINI_API_KEY")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -293,6 +297,15 @@ async fn the_demo_serves_and_leaves_by_itself() {
         bodies.insert(answer.text());
     }
     println!("{bodies:?}");
+    let body = br#"{"model":"smart","messages":[{"role":"user","content":"good day"}]}"#;
+    let json = [("content-type", "application/json")];
+    let path = "/v1/chat/completions";
+    let answer = client.request("POST", path, &json, body).await;
+    let said = answer.json()["choices"][0]["message"]["content"].clone();
+    assert_eq!(
+        said,
+        "You said: good day And every word of this came by itself."
+    );
     let status = eventually("the demo leaves", async || running.0.try_wait().unwrap()).await;
     assert_eq!(status.code(), Some(0));
     assert!(

@@ -875,6 +875,10 @@ async fn h2c() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one thing after the other, or one row for each"
+)]
 async fn ai() {
     let (openai, anthropic) = (Provider::openai().await, Provider::anthropic().await);
     let key = "the-key-of-one-app";

@@ -1,6 +1,6 @@
 //! The front door: what is no request is answered like one, and nothing can be read in two ways.
 
-use crate::harness::{Client, Gateway, Reply, Upstream, eventually, in_time};
+use crate::harness::{Client, ClientH2, Gateway, Reply, Upstream, eventually, in_time};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -418,6 +418,23 @@ routes: { all: { pool: app } }
     }
     assert!(client.is_closed().await);
     gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_takes_so_many_requests_as_well() {
+    let app = Upstream::named("app").await;
+    let yaml = HTTP2.replace("http2: true", "http2: true, keepalive_requests: 3");
+    let gateway = Gateway::start(&yaml, &[("app", &app)]).await;
+    let client = ClientH2::plain(&gateway).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    eventually("the connection to be over", async || {
+        let refused = client.request("GET", "/", &[], &[]).await.is_err();
+        refused.then_some(())
+    })
+    .await;
+    assert_eq!(app.count(), 3);
 }
 
 #[tokio::test]

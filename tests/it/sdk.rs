@@ -1,4 +1,4 @@
-//! The official SDKs of `OpenAI`, Anthropic and Google, LangChain and the Vercel AI SDK: straight to the scripted
+//! The official SDKs of `OpenAI`, Anthropic and Google, `LangChain` and the Vercel AI SDK: straight to the scripted
 //! providers, which proves that these are like the real ones, and through the gateway, to each provider.
 
 use crate::harness::{Asked, Gateway, PROVIDER_KEY, Provider, eventually};
@@ -11,7 +11,7 @@ use tokio::process::Command;
 /// Between two events of a stream: long enough that one of 400 words is under way when its caller leaves.
 const GAP: Duration = Duration::from_millis(5);
 /// For one script; loading some of these libraries takes seconds.
-const SCRIPT_DEADLINE: Duration = Duration::from_secs(180);
+const SCRIPT_DEADLINE: Duration = Duration::from_mins(3);
 
 /// Runs a script of `tests/sdk` and fails the test with what it printed, unless all of its cases pass.
 async fn run(script: &str, environment: &[(&str, &str)]) {

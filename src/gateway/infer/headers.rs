@@ -16,6 +16,8 @@ const PROVIDER: HeaderName = HeaderName::from_static("x-onemind-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-onemind-model");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-onemind-attempts");
 const OVERHEAD: HeaderName = HeaderName::from_static("x-onemind-overhead-us");
+/// How long the call waited for a place at a provider, and for a key of it.
+const QUEUED: HeaderName = HeaderName::from_static("x-onemind-queue-ms");
 /// Fields of the call that the provider's dialect cannot say, and that were left out by rule.
 const DROPPED: HeaderName = HeaderName::from_static("x-onemind-dropped");
 
@@ -102,6 +104,31 @@ pub fn show(
     }
 }
 
+/// What opens a WebSocket at a provider. No extension is offered: what passes must be readable.
+pub fn to_realtime(caller: &HeaderMap, at: (&Target, &Way)) -> HeaderMap {
+    let mut headers = to_provider(caller, at, None, false);
+    headers.remove(header::CONTENT_TYPE);
+    headers.remove(header::ACCEPT);
+    pass(caller, &mut headers, &header::SEC_WEBSOCKET_KEY);
+    pass(caller, &mut headers, &header::SEC_WEBSOCKET_VERSION);
+    let offered: Vec<&str> = sub_protocols(caller).collect();
+    if let Ok(offered) = HeaderValue::from_str(&offered.join(", "))
+        && !offered.is_empty()
+    {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
+    }
+    headers
+}
+
+/// Those of the caller's sub-protocols that a provider may see: `realtime` and versions of it. The others hold
+/// credentials (`openai-insecure-api-key.…`) or name the caller's own account.
+pub fn sub_protocols(caller: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = caller.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let words = lines.filter_map(|line| line.to_str().ok());
+    let words = words.flat_map(|line| line.split(',')).map(str::trim);
+    words.filter(|word| *word == "realtime" || word.starts_with("openai-beta."))
+}
+
 fn pass(from: &HeaderMap, to: &mut HeaderMap, name: &HeaderName) {
     for value in from.get_all(name) {
         to.append(name.clone(), value.clone());
@@ -131,6 +158,8 @@ impl Run<'_> {
             insert(DROPPED, Some(&self.dropped.join(", ")));
         }
         headers.insert(ATTEMPTS, self.ctx.attempts.len().into());
+        let queued = u64::try_from(inference.queued.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(QUEUED, queued.into());
         let overhead = self.ctx.started.elapsed();
         let overhead = overhead.saturating_sub(inference.waited + self.waits());
         headers.insert(OVERHEAD, micros(overhead).into());

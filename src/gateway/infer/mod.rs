@@ -5,11 +5,13 @@
 
 mod answer;
 mod attempt;
+mod begin;
 mod failed;
 pub mod headers;
 mod models;
 pub mod prepare;
 mod question;
+mod realtime;
 pub mod record;
 mod send;
 mod stream;
@@ -28,6 +30,7 @@ use crate::stage::ai::retry::{self, After, Facts};
 use crate::stage::upstream::connector::Connector;
 use failed::Failed;
 use prepare::Task;
+use record::Source;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,7 +113,7 @@ impl Run<'_> {
                 after = retry::after(facts);
             }
             match after {
-                After::Again(wait) => self.rest(wait.max(key_free_in(&target))).await?,
+                After::Again(wait) => self.rest(wait).await?,
                 After::Next => {
                     targets.pop_front();
                     here = 0;
@@ -181,6 +184,13 @@ impl Run<'_> {
     fn leave(&mut self, fault: &CallerFault) {
         self.caller.cut();
         self.ctx.end(super::endings::of_caller(fault).0);
+        let prompt = self.task.prompt_tokens;
+        let was_asked = self.waiting_since.is_some();
+        let inference = self.ctx.inference_mut();
+        if was_asked && inference.source == Source::None {
+            // The provider has the prompt, and counts it whoever leaves.
+            inference.guessed(None, prompt, 0);
+        }
         self.ctx.lease = None;
     }
 
@@ -188,11 +198,4 @@ impl Run<'_> {
         self.ctx.end(ending);
         self.ctx.lease = None;
     }
-}
-
-/// How long until the provider may be shown one of its keys.
-fn key_free_in(target: &Target) -> Duration {
-    let now = Instant::now();
-    let free = target.provider.keys.earliest(now);
-    free.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
 }

@@ -1,7 +1,7 @@
 //! What a caller asks of which model: the call is read whole, counted, and its targets are put in order.
 
-use super::models;
 use super::record::Inference;
+use super::{models, realtime};
 use crate::base::reject::{Reject, RejectKind, Said};
 use crate::gateway::admit::Next;
 use crate::gateway::caller::{Caller, CallerFault};
@@ -96,11 +96,11 @@ pub fn enter(parts: &Parts, ctx: &mut RequestContext) -> Result<Door, Reject> {
     let target = admission.and_then(|admission| admission.target.as_deref());
     let path = target.unwrap_or_else(|| parts.uri.path());
     let path = path.split('?').next().unwrap_or_default();
-    let anthropic = parts.headers.contains_key(&ANTHROPIC_VERSION);
-    let found = door::find(&parts.method, path, anthropic);
+    let speaks = door::spoken(&parts.headers);
+    let found = door::find(&parts.method, path, speaks);
     let (dialect, operation) = match &found {
         Ok(door) => (door.dialect, door.operation),
-        Err(_) => (door::dialect_of(path, anthropic), Operation::Chat),
+        Err(_) => (door::dialect_of(path, speaks), Operation::Chat),
     };
     let inference = Inference::new(dialect, operation.name(), ctx.started);
     ctx.inference = Some(Box::new(inference));
@@ -125,9 +125,7 @@ pub async fn run(
             limit::acquire(ctx, route, None).await?;
             return models::answer(ai, &door);
         }
-        Operation::Realtime => {
-            return Err(RejectKind::UpgradeNotAllowed.because("realtime is not served"));
-        }
+        Operation::Realtime => return realtime::enter(caller, ctx, (route, ai, door)).await,
         _ => {}
     }
     refuse_encoded(&caller.head.headers)?;
@@ -151,7 +149,8 @@ pub async fn run(
 }
 
 /// What must be known of a body.
-struct Read {
+#[derive(Default)]
+pub struct Read {
     peek: Peek,
     model: Option<String>,
     form_model: Option<Range<usize>>,
@@ -191,7 +190,7 @@ impl Read {
 }
 
 /// The targets that can do it, in the order in which they are to be tried.
-fn order(
+pub fn order(
     ctx: &RequestContext,
     door: Door,
     plan: Plan,
@@ -312,7 +311,7 @@ fn gone(
     Ok(Next::Nothing)
 }
 
-fn unknown_model(asked: &str) -> Reject {
+pub fn unknown_model(asked: &str) -> Reject {
     if asked.is_empty() {
         return told(CallFault::invalid(
             "model",

@@ -54,6 +54,7 @@ impl Run<'_> {
             target: format!("{}{path}{}", provider.base_path, provider.query),
             headers: headers::to_provider(caller, (target, way), content_type, stream),
             body,
+            upgrade: None,
         };
         headers::show(&mut question, (target, way), shown);
         Ok(question)

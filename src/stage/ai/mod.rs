@@ -4,6 +4,7 @@
 //! [`event::Event`]s. Where caller and provider speak the same one, bytes pass through; where they do not, one
 //! reads and the other writes.
 
+pub mod allowance;
 pub mod base_url;
 pub mod breaker;
 pub mod call;
@@ -22,6 +23,7 @@ pub mod order;
 pub mod peek;
 pub mod price;
 pub mod provider;
+pub mod realtime;
 pub mod relay;
 pub mod reply;
 pub mod retry;

@@ -323,7 +323,7 @@ const TRANSCRIPTIONS: Way = way(Operation::AudioTranscriptions, "/audio/transcri
 const TRANSLATIONS: Way = way(Operation::AudioTranslations, "/audio/translations");
 const MODERATIONS: Way = way(Operation::Moderations, "/moderations");
 const MODELS: Way = way(Operation::Models, "/models");
-const REALTIME: Way = way(Operation::Realtime, "/realtime");
+const REALTIME: Way = way(Operation::Realtime, "/realtime?model={model}");
 
 const fn habits(include_usage: bool, max_tokens: MaxTokens) -> Habits {
     Habits {

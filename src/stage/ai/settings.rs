@@ -135,9 +135,10 @@ impl Default for TimeoutSettings {
 pub struct CapacitySettings {
     /// Requests in flight at each address of the provider. Default 1000.
     pub max_in_flight: u32,
-    /// Requests that may wait when it is full. Default 1000.
+    /// Requests that may wait when it is full. Users take turns, each with its requests in their order; when the
+    /// queue is full as well, who has most in it makes room for who has less. As many may wait for a key. Default 1000.
     pub queue_max: u32,
-    /// Longest wait. Default `10s`.
+    /// Longest wait; then the next target is asked, or the caller is told when to come back. Default `10s`.
     pub queue_timeout: Period,
 }
 
@@ -165,7 +166,8 @@ pub struct RetrySettings {
     /// First wait before a retry; doubled each time, with full jitter. A provider's own word (`Retry-After`) goes
     /// before. Default `250ms`.
     pub backoff: Period,
-    /// A provider that asks for a longer wait is left for the next target. Default `5s`.
+    /// A provider that asks for a longer wait is left for the next target. So long a call waits as well for a key of
+    /// which the provider has said that no requests, or too few tokens, are left. Default `5s`.
     pub wait_max: Period,
 }
 

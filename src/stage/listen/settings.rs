@@ -29,7 +29,7 @@ pub struct Settings {
     pub proxy_protocol: bool,
     /// An idle connection is closed after this. Default `60s`.
     pub keepalive: Keepalive,
-    /// Requests on one connection of HTTP/1.1; with the last answer it is closed. Default: no limit.
+    /// Requests on one connection; with the last answer it is closed. Default: no limit.
     pub keepalive_requests: Option<NonZeroU32>,
     /// What a request head may be.
     pub head: HeadSettings,

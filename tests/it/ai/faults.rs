@@ -33,6 +33,10 @@ const fn row(
     }
 }
 
+/// Makes a failure, or one after so many events.
+type Make = fn() -> Fault;
+type MakeAfter = fn(usize) -> Fault;
+
 /// Failures that a caller sees the same whether it asked for a stream or not.
 const ROWS: &[Row] = &[
     row(
@@ -161,7 +165,7 @@ async fn with_another(row: &Row, stream: bool) {
 /// Failures of a stream before its first content: the other provider takes over, and nobody sees it.
 #[tokio::test]
 async fn a_stream_that_fails_before_its_first_word_is_taken_over() {
-    let rows: [(&str, fn() -> Fault); 8] = [
+    let rows: [(&str, Make); 8] = [
         ("silence after the head", || Fault::NoBody),
         ("first token too late", || {
             Fault::FirstLate(Duration::from_secs(5))
@@ -194,7 +198,7 @@ async fn a_stream_that_fails_before_its_first_word_is_taken_over() {
 /// was whole.
 #[tokio::test]
 async fn a_stream_that_fails_after_its_first_word_says_so() {
-    let rows: [(&str, fn(usize) -> Fault, &str); 6] = [
+    let rows: [(&str, MakeAfter, &str); 6] = [
         ("cut", Fault::CutAfter, "upstream_cut"),
         ("end", Fault::EndAfter, "upstream_cut"),
         ("reset", Fault::ResetAfter, "upstream_cut"),
@@ -335,6 +339,26 @@ async fn a_target_that_keeps_failing_is_left_alone_and_probed_again() {
         (ai.openai.count() > 3).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_key_that_was_refused_is_tried_again_where_there_is_no_other() {
+    let ai = Ai::usual().await;
+    for trouble in [Trouble::BadKey, Trouble::Quota, Trouble::RateLimit] {
+        ai.openai.then(Fault::Error(trouble));
+        let answer = ai.ask(Speaks::Chat, "gpt", false).await;
+        assert_ne!(answer.status, 200, "{trouble:?}");
+        if matches!(trouble, Trouble::RateLimit) {
+            // The provider has said for how long, and is believed.
+            let answer = ai.ask(Speaks::Chat, "gpt", false).await;
+            assert_eq!(answer.status, 429, "{}", answer.text());
+            assert!(answer.header("retry-after").is_some());
+        } else {
+            let answer = ai.ask(Speaks::Chat, "gpt", false).await;
+            assert_eq!(answer.status, 200, "{trouble:?}: {}", answer.text());
+        }
+    }
+    assert_eq!(ai.openai.count(), 5);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Limits of calls: by provider, by tokens, and told as OpenAI tells them.
+//! Limits of calls: by provider, by tokens, and told as `OpenAI` tells them.
 
 use super::{Ai, Speaks, hear, refusal};
 use crate::harness::{Fault, Trouble};

@@ -25,10 +25,10 @@ async fn every_dialect_reaches_every_provider() {
                 assert!(heard.text.contains(WORDS), "{case}: {}", answer.text());
                 let asked = provider.last().await;
                 let names = ["gpt-5", "claude-sonnet-4-5", "gemini-2.5-flash"];
-                let named = asked.body["model"].as_str().unwrap_or(&asked.path);
+                let model_asked = asked.body["model"].as_str().unwrap_or(&asked.path);
                 assert!(
-                    names.iter().any(|name| named.contains(name)),
-                    "{case}: {named}"
+                    names.iter().any(|name| model_asked.contains(name)),
+                    "{case}: {model_asked}"
                 );
                 assert_eq!(answer.header("x-onemind-attempts"), Some("1"), "{case}");
                 if !(stream && speaks == Speaks::Chat) {

@@ -1,9 +1,12 @@
 //! Calls of models: every SDK's dialect to every provider, and what becomes of each failure.
 
 mod egress;
+mod deploy;
 mod faults;
 mod limits;
 mod matrix;
+mod queue;
+mod realtime;
 mod streams;
 
 use crate::harness::{Answer, Client, Gateway, PROVIDER_KEY, Provider};
@@ -236,10 +239,9 @@ fn hear_whole(speaks: Speaks, body: &Value, heard: &mut Heard) {
     match speaks {
         Speaks::Chat => {
             let choice = &body["choices"][0];
-            heard.text = choice["message"]["content"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
+            heard
+                .text
+                .push_str(choice["message"]["content"].as_str().unwrap_or_default());
             heard.whole = choice["finish_reason"].is_string();
             let usage = &body["usage"];
             tokens(usage, "prompt_tokens", "completion_tokens", heard);

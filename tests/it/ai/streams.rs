@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 /// A caller that reads as it comes.
-async fn open(ai: &Ai, speaks: Speaks, model: &str) -> TcpStream {
+pub async fn open(ai: &Ai, speaks: Speaks, model: &str) -> TcpStream {
     let (path, body) = call(speaks, model, true, "one two three");
     let body = body.to_string();
     let mut stream = TcpStream::connect(ai.gateway.address("http"))
@@ -25,7 +25,7 @@ async fn open(ai: &Ai, speaks: Speaks, model: &str) -> TcpStream {
 }
 
 /// Reads until this has come.
-async fn until(stream: &mut TcpStream, what: &str) -> String {
+pub async fn until(stream: &mut TcpStream, what: &str) -> String {
     let mut text = String::new();
     let reading = async {
         let mut piece = [0; 4096];
@@ -90,6 +90,15 @@ async fn a_caller_that_leaves_takes_the_call_with_it() {
     .await;
     drop(stream);
     ai.openai.cut(1).await;
+    eventually("its prompt to be counted", async || {
+        let lines = ai.gateway.access_log();
+        let counted = |line: &&serde_json::Value| {
+            line["ending"] == "client_left" && line["ai"]["output_tokens"] == 0
+        };
+        let line = lines.iter().find(counted)?;
+        (line["ai"]["input_tokens"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod gemini;
 mod media;
 mod openai;
 mod prompt;
+mod realtime;
 mod refusal;
 mod responses;
 mod server;
@@ -98,6 +99,7 @@ pub struct Behaviour {
     /// How long a token is said to be good, and whether any is given.
     token_seconds: u64,
     gives_tokens: bool,
+    headers: Vec<(String, String)>,
 }
 
 /// A request as it arrived.
@@ -203,6 +205,7 @@ impl Provider {
             comments: false,
             token_seconds: 3_600,
             gives_tokens: true,
+            headers: Vec::new(),
         };
         let acceptor = tls.map(|(authority, name)| authority.server(name, &[b"http/1.1"]));
         let provider = Self {
@@ -333,6 +336,13 @@ impl Provider {
         seen.iter().filter(|asked| asked.path == "/token").count()
     }
 
+    /// Says so with each answer, such as what is left of a limit.
+    pub fn saying(&self, headers: &[(&str, &str)]) -> &Self {
+        let pairs = headers.iter();
+        let headers = pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        self.set(|behaviour| behaviour.headers = headers.collect())
+    }
+
     fn set(&self, change: impl FnOnce(&mut Behaviour)) -> &Self {
         change(&mut self.shared.behaviour.lock().unwrap());
         self
@@ -429,6 +439,7 @@ impl Shared {
             (Ok(_), Fault::Error(trouble)) => Refusal::of(flavour, *trouble),
             (Ok(mut due), _) => {
                 due.headers.extend(self.usual_headers());
+                due.headers.extend(behaviour.headers.iter().cloned());
                 return due.perform(fault, &behaviour);
             }
         };
@@ -437,6 +448,13 @@ impl Shared {
         due.headers.extend(self.usual_headers());
         due.headers.extend(refusal.headers);
         due.perform(&Fault::Fine, &behaviour)
+    }
+
+    /// Whether a WebSocket of the realtime API is opened here.
+    fn opens(&self, asked: &Asked, fault: &Fault) -> bool {
+        let behaviour = self.behaviour.lock().unwrap().clone();
+        let is_asked = self.kind == Kind::OpenAi && realtime::is_asked(asked);
+        is_asked && matches!(fault, Fault::Fine) && openai::answer(asked, &behaviour).1.is_ok()
     }
 
     fn usual_headers(&self) -> Vec<(String, String)> {
