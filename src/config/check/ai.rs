@@ -182,7 +182,10 @@ fn base_url(at: &KeyPath, kind: &Kind, settings: &ProviderSettings, report: &mut
         return;
     };
     match BaseUrl::parse(&url, kind) {
-        Err((what, fix)) => report.error(here, what, fix),
+        // One that is made of another setting is told there.
+        Err((what, fix)) if settings.base_url.as_deref() == Some(&*url) => {
+            report.error(here, what, fix);
+        }
         Ok(base) if !base.tls => {
             if settings.ca.is_some() {
                 let what = "`ca` has no effect: the provider is not reached by TLS";
@@ -193,7 +196,7 @@ fn base_url(at: &KeyPath, kind: &Kind, settings: &ProviderSettings, report: &mut
                 report.warning(at.key("protocol"), what, "remove it if requests fail");
             }
         }
-        Ok(_) => {}
+        Err(_) | Ok(_) => {}
     }
 }
 
