@@ -71,6 +71,26 @@ impl Usage {
         .fold(0, u64::saturating_add)
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let sum = u64::saturating_add;
+        Self {
+            input: sum(self.input, other.input),
+            cache_read: sum(self.cache_read, other.cache_read),
+            cache_write: sum(self.cache_write, other.cache_write),
+            cache_write_hour: sum(self.cache_write_hour, other.cache_write_hour),
+            input_audio: sum(self.input_audio, other.input_audio),
+            input_image: sum(self.input_image, other.input_image),
+            output: sum(self.output, other.output),
+            reasoning: sum(self.reasoning, other.reasoning),
+            output_audio: sum(self.output_audio, other.output_audio),
+            output_image: sum(self.output_image, other.output_image),
+            searches: sum(self.searches, other.searches),
+            audio_ms: sum(self.audio_ms, other.audio_ms),
+        }
+    }
+
     pub fn total(&self) -> u64 {
         self.total_input().saturating_add(self.total_output())
     }

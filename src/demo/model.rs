@@ -50,8 +50,7 @@ impl Drop for Model {
 }
 
 async fn answer(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let anthropic = headers.contains_key("anthropic-version");
-    let Ok(door) = door::find(&method, uri.path(), anthropic) else {
+    let Ok(door) = door::find(&method, uri.path(), door::spoken(&headers)) else {
         return (StatusCode::NOT_FOUND, "the example model only talks\n").into_response();
     };
     let dialect = door.dialect.dialect();

@@ -212,8 +212,8 @@ fn is_large_body(caller: &Caller) -> bool {
     content_length(&caller.head.headers).is_none_or(|length| length > REPLAY_BYTES_MAX)
 }
 
-/// A WebSocket is a request like any other until here; what is special is how long it stays.
-fn open_tunnel(
+/// A WebSocket is a request like any other until here; what is special is how long it stays. None: it is none.
+pub fn open_tunnel(
     parts: &Parts,
     ctx: &RequestContext,
     route: &Route,

@@ -186,6 +186,14 @@ fn http2_options(head: HeadLimits) -> h2::server::Builder {
     options
 }
 
+/// Says what it must to a caller that floods, and does not wait long to be heard.
+async fn end_flood(connection: &mut h2::server::Connection<Metered, Bytes>, timer: &mut Timer) {
+    connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+    let farewell = std::future::poll_fn(|cx| connection.poll_closed(cx));
+    // Whoever does not listen is not waited for.
+    let _ = timer.within(FAREWELL_MAX, farewell).await;
+}
+
 async fn serve_http2(
     gateway: &Gateway,
     connector: &Arc<Connector>,
@@ -235,11 +243,7 @@ async fn serve_http2(
         }
         if faults > HTTP2_FAULTS_MAX || meter.gives_up_too_often() {
             rules(gateway, &facts).metrics.rejected("http2_flood");
-            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-            let farewell = std::future::poll_fn(|cx| connection.poll_closed(cx));
-            // Whoever does not listen is not waited for.
-            let _ = timer.within(FAREWELL_MAX, farewell).await;
-            return;
+            return end_flood(&mut connection, &mut timer).await;
         }
         let (gateway, connector) = (gateway.clone(), Arc::clone(connector));
         let open = streams.open();

@@ -205,6 +205,7 @@ async fn acquire(ctx: &RequestContext, upstream: &Upstream) -> Result<Lease, Rej
     let want = Want {
         now: Instant::now(),
         key: admission.hash_key,
+        user: None,
         sticky,
         tried: &tried,
         allow_same: matches!(

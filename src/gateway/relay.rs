@@ -83,7 +83,7 @@ pub async fn run(answering: Answering<'_>, flight: &mut Flight<'_>) {
         return dispatch::cut(flight, Stop::Caller(fault));
     }
     if flight.ctx.is_tunnel() {
-        return tunnel::run(held, flight).await;
+        return tunnel::run(held, flight.caller, flight.ctx, flight.timer).await;
     }
     let passed = pass(&mut held, flight, sent, events).await;
     drop(held);

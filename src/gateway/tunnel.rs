@@ -1,9 +1,12 @@
 //! Bytes in both directions, once it is no HTTP any more. A tunnel at rest holds no buffer.
 
 use super::attempt::Held;
-use super::life::Flight;
+use super::caller::Caller;
+use super::context::RequestContext;
+use super::timer::Timer;
 use crate::base::ending::Ending;
 use crate::snapshot::Meter;
+use crate::stage::ai::realtime::Tally;
 use crate::stage::upstream::exchange::Exchange;
 use crate::wire::link::Link;
 use crate::wire::websocket::{Close, FrameTracker, begins_message};
@@ -30,10 +33,7 @@ thread_local! {
 }
 
 /// Passes bytes until both sides have ended, or both are silent for too long.
-pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
-    let Flight {
-        caller, ctx, timer, ..
-    } = flight;
+pub async fn run(held: Held<'_>, caller: &mut Caller, ctx: &mut RequestContext, timer: &mut Timer) {
     let Some(Exchange::H1(h1)) = held.take() else {
         return ctx.end(Ending::Internal);
     };
@@ -45,6 +45,7 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
     let mut bytes = (0_u64, 0_u64);
     let (mut up, mut down) = (Direction::default(), Direction::default());
     up.meter = ctx.message_meter();
+    down.tally = ctx.inference.as_ref().map(|_| Box::default());
     // Why we have said goodbye, if we have.
     let mut leaving = None;
     timer.set(idle, None);
@@ -52,6 +53,9 @@ pub async fn run(held: Held<'_>, flight: &mut Flight<'_>) {
         let before = (bytes, up.state, down.state);
         let upward = up.poll(cx, &mut near.link, &mut endpoint, &mut bytes.0);
         let downward = down.poll(cx, &mut endpoint, &mut near.link, &mut bytes.1);
+        if let (Some(tally), Some(inference)) = (&down.tally, &mut ctx.inference) {
+            inference.tallied(tally);
+        }
         match (upward, downward) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(())))
             | (Poll::Ready(Err(_)), _)
@@ -108,6 +112,8 @@ struct Direction {
     farewell: Option<Bytes>,
     /// How many messages may pass, if that is limited.
     meter: Option<Meter>,
+    /// What a model's provider says it counted, where there is one at the other end.
+    tally: Option<Box<Tally>>,
     /// A message came that was one too many; nothing passes any more.
     is_over: bool,
 }
@@ -181,6 +187,14 @@ impl Direction {
     /// How much of these bytes may go: all, what the last frame still needs, or what comes before a message
     /// that is too many.
     fn pass(&mut self, bytes: &[u8]) -> usize {
+        let part = self.measure(bytes);
+        if let Some(tally) = &mut self.tally {
+            tally.pass(&bytes[..part]);
+        }
+        part
+    }
+
+    fn measure(&mut self, bytes: &[u8]) -> usize {
         if self.farewell.is_some() {
             return self.frames.pass_frame(bytes);
         }

@@ -89,6 +89,8 @@ pub struct Inference<'a> {
     pub usage: Usage,
     /// `reported` by the provider, `estimated` by us, or `none`.
     pub usage_source: &'a str,
+    /// Waited for a place at a provider, and for a key of it.
+    pub queued: Option<Duration>,
     /// From the request's head to the first content.
     pub first_token: Option<Duration>,
     /// Of the answer, from its first content on.

@@ -76,6 +76,30 @@ pub fn jwks_failing(method: &IdentityMetrics, why: &str, news: bool) {
     }
 }
 
+/// A token for a provider was got; `news`: for the first time, or again.
+pub fn token_fetched(metrics: &Metrics, provider: &str, good_for: Duration, news: bool) {
+    metrics.token_fetched(provider, true);
+    let good_for_s = good_for.as_secs();
+    if news {
+        info!(provider, good_for_s, "token for the provider got");
+    } else {
+        debug!(provider, good_for_s, "token for the provider renewed");
+    }
+}
+
+/// No token for a provider could be got; the last one stays as long as it is good.
+pub fn token_failing(metrics: &Metrics, provider: &str, why: &str, news: bool) {
+    metrics.token_fetched(provider, false);
+    if news {
+        warn!(
+            provider,
+            why, "no token for the provider can be got; the last one stays while it is good"
+        );
+    } else {
+        debug!(provider, why, "still no token for the provider can be got");
+    }
+}
+
 /// The store cannot be used; what it is for goes on without, as each user of it says.
 pub fn store_lost(store: &StoreMetrics, why: &str) {
     // One that stays away is an alarm of the metric, not a line for every attempt.

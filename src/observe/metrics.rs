@@ -175,6 +175,8 @@ table! {
     ai_breaker_open: gauge[target];
     /// Keys of the provider that are left alone because it refuses them.
     ai_keys_resting: gauge[provider];
+    /// Tokens of service accounts that were asked for, to be shown to the provider.
+    ai_token_fetches_total: counter[provider, result];
     /// Tokens of a call, `input` and `output`; the name is OpenTelemetry's.
     gen_ai_client_token_usage: histogram[model, provider, type];
     /// Seconds of a call; the name is OpenTelemetry's.

@@ -10,6 +10,7 @@ pub mod process;
 mod reload;
 mod status;
 mod systemd;
+mod tokens;
 mod upgrade;
 mod workers;
 
@@ -39,6 +40,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 use systemd::Systemd;
+use tokens::Renewals;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -59,6 +61,7 @@ pub struct Server {
     listeners: Mutex<Listeners>,
     pools: Pools,
     identities: Identities,
+    renewals: Renewals,
     live: Arc<Live>,
     /// Loops that accept.
     accepting: Arc<Live>,
@@ -262,6 +265,7 @@ impl Server {
             listeners: Mutex::default(),
             pools: Pools::new(Arc::clone(&state)),
             identities: Identities::new(Arc::clone(&state)),
+            renewals: Renewals::new(Arc::clone(&state.metrics)),
             state,
             gateway,
             workers,
@@ -287,6 +291,7 @@ impl Server {
         let snapshot = self.gateway.current.load_full();
         self.pools.apply(&snapshot);
         self.identities.apply(&snapshot);
+        self.renewals.apply(&snapshot);
         let (wanted, max) = (
             snapshot.config.server.shield.connections,
             snapshot.shield.connections().max,

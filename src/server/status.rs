@@ -223,7 +223,12 @@ fn providers(catalogue: &Catalogue) -> Map<String, Value> {
             })
         });
         let keys: Vec<_> = keys.collect();
-        let told = json!({ "kind": provider.kind.name, "enabled": true, "keys": keys });
+        let mut told = json!({ "kind": provider.kind.name, "enabled": true, "keys": keys });
+        if let Some(tokens) = provider.tokens() {
+            let status = tokens.status(now);
+            let good_for = status.good_for.map(|good_for| good_for.as_secs());
+            told["token"] = json!({ "good_for_s": good_for, "error": status.error });
+        }
         (name.clone(), told)
     });
     let disabled = catalogue.disabled.iter();

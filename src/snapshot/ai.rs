@@ -1,7 +1,8 @@
 //! Providers ready to be asked, and models by the names that callers use.
 
+use super::tokens::{Source, Tokens};
 use super::{State, Upstream, at};
-use crate::base::fault::Faults;
+use crate::base::fault::{Faults, KeyPath};
 use crate::base::units::{OneOrMany, Period};
 use crate::config::Config;
 use crate::observe::metrics::{Metrics, ModelMetrics};
@@ -10,10 +11,11 @@ use crate::stage::ai::key_ring::KeyRing;
 use crate::stage::ai::names::Names;
 use crate::stage::ai::order::{self, Candidate, Choice, Order};
 use crate::stage::ai::price::Price;
-use crate::stage::ai::provider::Kind;
+use crate::stage::ai::provider::{BEDROCK, Kind, VERTEX};
 use crate::stage::ai::settings::{
     AS_ASKED, By, ModelSettings, Protocol as AiProtocol, ProviderSettings, TargetSettings,
 };
+use crate::stage::ai::sigv4::Credentials;
 use crate::stage::ai::target::TargetState;
 use crate::stage::route::settings::Ai;
 use crate::stage::upstream::settings::{
@@ -24,7 +26,7 @@ use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A provider that can be asked: one with a key, or one that wants none.
 pub struct Provider {
@@ -39,7 +41,19 @@ pub struct Provider {
     /// To be sent with each request, besides those that its kind asks for.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub keys: KeyRing,
+    /// What is shown where there are no keys.
+    pub proof: Option<Proof>,
+    /// Behind the path of each way: empty, or with its `?`.
+    pub query: String,
     pub upstream: Arc<Upstream>,
+}
+
+/// What shows a provider who asks, other than a key.
+pub enum Proof {
+    /// A signature over each request, for this region.
+    Signature(Credentials, String),
+    /// A token that is renewed from time to time.
+    Tokens(Arc<Tokens>),
 }
 
 /// A model of a provider.
@@ -115,6 +129,11 @@ impl AiRoute {
         self.catalogue.find(asked, |model| self.takes(model))
     }
 
+    /// How long a stream may be silent before it gets a comment; zero: for ever.
+    pub fn heartbeat(&self) -> Duration {
+        self.settings.heartbeat.0.0
+    }
+
     /// Names that callers may be told: those of models that stand under `models`, without beginnings.
     pub fn listed(&self) -> impl Iterator<Item = &Arc<Model>> {
         let all = self.catalogue.listed.iter();
@@ -149,14 +168,22 @@ impl Plan {
         }
     }
 
-    /// Where to go. A target that is left alone, or whose provider has no key for the moment, is not among them;
-    /// when none is left, the soonest moment for the next try is told.
+    /// Where to go. A target that is left alone, or whose provider has no key for the moment, is not among them as
+    /// long as there is another; when all are left alone, the soonest moment for the next try is told.
     pub fn order(&self, choice: &Choice, now: Instant) -> Targets {
         let targets = &self.model.targets;
-        let candidates: SmallVec<[_; 8]> =
-            targets.iter().map(|target| target.candidate(now)).collect();
-        let Order { indices, earliest } =
-            order::order(self.model.settings.strategy, &candidates, choice);
+        let strategy = self.model.settings.strategy;
+        let order = |with_keys: bool| {
+            let candidates = targets
+                .iter()
+                .map(|target| target.candidate(now, with_keys));
+            let candidates: SmallVec<[_; 8]> = candidates.collect();
+            order::order(strategy, &candidates, choice)
+        };
+        let Order { indices, earliest } = Some(order(true))
+            .filter(|order| !order.indices.is_empty())
+            // Keys that are left alone stop nobody who has nowhere else to go: that is settled when one is picked.
+            .unwrap_or_else(|| order(false));
         let in_order = indices.iter().map(|index| Arc::clone(&targets[*index]));
         Targets {
             in_order: in_order.collect(),
@@ -166,15 +193,14 @@ impl Plan {
 }
 
 impl Target {
-    fn candidate(&self, now: Instant) -> Candidate<'_> {
+    /// `with_keys`: without a free key it counts as left alone.
+    fn candidate(&self, now: Instant, with_keys: bool) -> Candidate<'_> {
+        let keys = self.provider.keys.earliest(now).filter(|_| with_keys);
         Candidate {
             name: &self.name,
             weight: self.weight,
             price: self.price,
-            closed_until: self
-                .state
-                .closed_until(now)
-                .max(self.provider.keys.earliest(now)),
+            closed_until: self.state.closed_until(now).max(keys),
             in_flight: self.state.in_flight(),
             latency: self.state.latency(now),
         }
@@ -193,10 +219,9 @@ impl Catalogue {
         let mut catalogue = Self::default();
         for (name, settings) in &config.providers {
             let known = before.as_ref().and_then(|one| one.providers.get(name));
-            let keys = known.map(|known| &known.keys);
             match upstreams.get(name) {
                 Some(upstream) => {
-                    let provider = Provider::build(name, settings, keys, upstream, faults);
+                    let provider = Provider::build((name, settings), known, upstream, faults);
                     let provider = provider.map(|provider| (name.clone(), Arc::new(provider)));
                     catalogue.providers.extend(provider);
                 }
@@ -309,10 +334,17 @@ impl Catalogue {
 }
 
 impl Provider {
+    /// Where its tokens come from, if it is shown such.
+    pub fn tokens(&self) -> Option<&Arc<Tokens>> {
+        match &self.proof {
+            Some(Proof::Tokens(tokens)) => Some(tokens),
+            _ => None,
+        }
+    }
+
     fn build(
-        name: &str,
-        settings: &ProviderSettings,
-        keys: Option<&KeyRing>,
+        (name, settings): (&str, &ProviderSettings),
+        known: Option<&Arc<Self>>,
         upstream: &Arc<Upstream>,
         faults: &mut Faults,
     ) -> Option<Self> {
@@ -334,19 +366,52 @@ impl Provider {
         Some(Self {
             name: name.to_owned(),
             kind,
-            base_path: base.path,
+            base_path: base.path + &settings.below_base(kind),
+            query: settings.query(kind),
+            proof: proof(settings, kind, known, &here, faults),
             tls: base.tls,
             host,
             headers,
-            keys: KeyRing::new(&settings.keys.0, settings.key_cooldown.0.0, keys),
+            keys: KeyRing::new(
+                &settings.keys.0,
+                settings.key_cooldown.0.0,
+                known.map(|known| &known.keys),
+            ),
             upstream: Arc::clone(upstream),
             settings: settings.clone(),
         })
     }
 }
 
+/// What stands in the place of keys, where there are none. Tokens are kept while they come from the same source.
+fn proof(
+    settings: &ProviderSettings,
+    kind: &Kind,
+    known: Option<&Arc<Provider>>,
+    here: &KeyPath,
+    faults: &mut Faults,
+) -> Option<Proof> {
+    if *kind == BEDROCK && !settings.has_keys() {
+        let region = settings.region.clone().unwrap_or_default();
+        return Some(Proof::Signature(settings.credentials()?, region));
+    }
+    let account = settings.account().filter(|_| *kind == VERTEX)?;
+    let source = Source::new(account, settings.ca.as_deref());
+    let known = known.and_then(|known| known.tokens());
+    if let Some(known) = known.filter(|known| known.is_of(&source)) {
+        return Some(Proof::Tokens(Arc::clone(known)));
+    }
+    match Tokens::new(source) {
+        Ok(tokens) => Some(Proof::Tokens(Arc::new(tokens))),
+        Err(what) => {
+            faults.error(here.key("service_account"), what, "");
+            None
+        }
+    }
+}
+
 fn base_url(settings: &ProviderSettings, kind: &Kind) -> Option<BaseUrl> {
-    BaseUrl::parse(settings.base_url_of(kind)?, kind).ok()
+    BaseUrl::parse(&settings.base_url_of(kind)?, kind).ok()
 }
 
 /// The providers that are used, as pools.

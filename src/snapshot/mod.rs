@@ -10,15 +10,17 @@ mod limits;
 mod messages;
 mod route;
 mod state;
+mod tokens;
 mod tunnels;
 mod upstream;
 
-pub use ai::{AiRoute, Catalogue, Model, Plan, Provider, Target, Targets};
+pub use ai::{AiRoute, Catalogue, Model, Plan, Proof, Provider, Target, Targets};
 pub use explain::explain;
 pub use identities::Identities;
 pub use messages::Meter;
 pub use route::{Action, HeaderChanges, Route};
 pub use state::State;
+pub use tokens::Tokens;
 pub use tunnels::{Tunnel, TunnelCounts};
 pub use upstream::{Measures, Probed, Upstream, unix_now};
 

@@ -105,8 +105,8 @@ impl FrameTracker {
     }
 }
 
-/// The length of the payload, when the head is whole.
-fn payload_of(head: &[u8]) -> Option<u64> {
+/// The length of the payload, when the head of a frame is whole.
+pub fn payload_of(head: &[u8]) -> Option<u64> {
     let second = *head.get(1)?;
     let masked = usize::from(second & 0x80 != 0) * 4;
     let (length, size) = match second & 0x7f {

@@ -44,6 +44,7 @@ fn record(time: SystemTime) -> Record<'static> {
         code: None,
         limit: None,
         websocket: false,
+        inference: None,
     }
 }
 

@@ -159,6 +159,11 @@ fn what_is_read_can_be_dumped_and_says_the_same() {
             return Ok(());
         }
         let again = parse(&dumped);
+        // What depends on the rest of its section is filled in by the dump.
+        let mut config = config;
+        for route in config.routes.values_mut() {
+            route.body_max = Some(route.body_max());
+        }
         prop_assert_eq!(
             again.config.as_ref(),
             Some(&config),

@@ -1,6 +1,6 @@
 //! The front door: what is no request is answered like one, and nothing can be read in two ways.
 
-use crate::harness::{Client, Gateway, Reply, Upstream, eventually, in_time};
+use crate::harness::{Client, ClientH2, Gateway, Reply, Upstream, eventually, in_time};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

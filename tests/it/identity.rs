@@ -685,19 +685,21 @@ async fn limits_count_users_and_not_addresses() {
     assert!(answer.header("ratelimit").is_none());
 }
 
+const OWN_KEY: &str = "a-key-with-a-quota-of-its-own";
+
 #[tokio::test]
-async fn users_and_plans_have_quotas_of_their_own_by_key_or_token() {
+async fn keys_users_and_plans_have_quotas_of_their_own() {
     let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
     let hash = hashed(KEY);
     let methods = format!(
-        "  apps: {{ keys: {{ known: [{{ name: ci, hash: '{hash}', user: robot, plan: internal }}] }} }}
+        "  apps: {{ keys: {{ known: [{{ name: ci, hash: '{hash}', user: robot, plan: internal }}, {{ name: own, secret: {OWN_KEY}, user: clerk, plan: internal }}] }} }}
   users: {{ jwt: {{ secret: '{SECRET}', audience: app, plan: app_metadata.plan }} }}
 "
     );
     let limits = "
 limits:
   rules:
-    user: { by: user, requests: 2, per: day, plans: { pro: 4, internal: 5 }, users: { alice: 6 } }
+    user: { by: user, requests: 2, per: day, plans: { pro: 4, internal: 5 }, users: { alice: 6, clerk: 6 }, keys: { own: 7 } }
     bucket: { by: user, requests: 3, per: day, algorithm: gcra, plans: { pro: 9, internal: 9 }, users: { alice: 9 } }
 ";
     let yaml = document(&methods, "[apps, users]", "")
@@ -720,6 +722,8 @@ limits:
             // A user of its own comes before its plan.
             (token("alice", Some("pro")), "alice", Some("pro"), 6),
             (KEY.to_owned(), "robot", Some("internal"), 5),
+            // And a key of its own before both.
+            (OWN_KEY.to_owned(), "clerk", Some("internal&key=own"), 7),
         ] {
             let shown = bearer(&credential);
             let headers = [("authorization", shown.as_str())];

@@ -2,10 +2,10 @@
 
 use super::super::suggest;
 use super::routes::own_header;
-use super::{Report, words};
+use super::{Report, clouds, words};
 use crate::base::fault::KeyPath;
 use crate::stage::ai::base_url::BaseUrl;
-use crate::stage::ai::provider::{KINDS, Kind};
+use crate::stage::ai::provider::{BEDROCK, KINDS, Kind, VERTEX};
 use crate::stage::ai::settings::{
     AS_ASKED, BreakerSettings, ModelSettings, Protocol, ProviderSettings, RetrySettings, Strategy,
     TargetSettings,
@@ -98,6 +98,7 @@ fn provider(at: &KeyPath, name: &str, settings: &ProviderSettings, report: &mut 
     if let Some(kind) = kind {
         base_url(at, kind, settings, report);
         keys(at, name, kind, settings, report);
+        clouds::check(at, kind, settings, report);
     }
     for (index, key) in settings.keys.iter().enumerate() {
         let sound = key.expose().bytes().all(|byte| byte.is_ascii_graphic());
@@ -168,14 +169,23 @@ fn kind(
 fn base_url(at: &KeyPath, kind: &Kind, settings: &ProviderSettings, report: &mut Report<'_>) {
     let here = at.key("base_url");
     let Some(url) = settings.base_url_of(kind) else {
-        if report.sure(at, "base_url") {
+        // The place of `vertex` is asked for on its own.
+        if report.sure(at, "base_url") && report.sure(at, "region") && *kind != VERTEX {
             let what = format!("a provider of kind `{}` has no usual place", kind.name);
-            report.error(at.clone(), what, "write its `base_url`");
+            let fix = if *kind == BEDROCK {
+                "write its `region`"
+            } else {
+                "write its `base_url`"
+            };
+            report.error(at.clone(), what, fix);
         }
         return;
     };
-    match BaseUrl::parse(url, kind) {
-        Err((what, fix)) => report.error(here, what, fix),
+    match BaseUrl::parse(&url, kind) {
+        // One that is made of another setting is told there.
+        Err((what, fix)) if settings.base_url.as_deref() == Some(&*url) => {
+            report.error(here, what, fix);
+        }
         Ok(base) if !base.tls => {
             if settings.ca.is_some() {
                 let what = "`ca` has no effect: the provider is not reached by TLS";
@@ -186,7 +196,7 @@ fn base_url(at: &KeyPath, kind: &Kind, settings: &ProviderSettings, report: &mut
                 report.warning(at.key("protocol"), what, "remove it if requests fail");
             }
         }
-        Ok(_) => {}
+        Err(_) | Ok(_) => {}
     }
 }
 
@@ -199,7 +209,11 @@ fn keys(
 ) {
     if !settings.is_enabled(kind) && report.sure(at, "keys") {
         let what = format!("the provider `{name}` has no key: it is not used");
-        let fix = "set the variable that `keys` names, or write `keys: ${NAME}`";
+        let fix = if *kind == VERTEX {
+            "write `service_account: file:/path/to/key.json`"
+        } else {
+            "set the variable that `keys` names, or write `keys: ${NAME}`"
+        };
         report.warning(at.clone(), what, fix);
     }
     let mut seen = HashSet::new();

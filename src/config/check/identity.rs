@@ -8,13 +8,13 @@ use crate::base::secret::Secret;
 use crate::base::units::Period;
 use crate::stage::identity::api_key::{PEPPER_BYTES_MIN, hash_in, parse_hash};
 use crate::stage::identity::chain::NO_METHOD;
-use crate::stage::identity::fetch;
 use crate::stage::identity::session::HASH_FIELD;
 use crate::stage::identity::settings::{
     CertificateSettings, JwtSettings, KeySettings, KeysSettings, SessionSettings, Settings,
 };
 use crate::stage::route::settings::Settings as RouteSettings;
 use crate::store::redis;
+use crate::wire::fetch;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 

@@ -72,7 +72,11 @@ fn rule(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
         );
     }
     let most = quota_max(rule.tokens.is_some());
-    for (key, others) in [("users", &rule.users), ("plans", &rule.plans)] {
+    for (key, others) in [
+        ("keys", &rule.keys),
+        ("users", &rule.users),
+        ("plans", &rule.plans),
+    ] {
         for (name, quota) in others {
             of_some_size(at.key(key).key(name), name, (*quota, most), report);
         }
@@ -168,6 +172,7 @@ fn told_apart(at: &KeyPath, rule: &RuleSettings, report: &mut Report<'_>) {
     let one_of = |wanted: &[Dimension]| by.iter().any(|by| wanted.contains(by));
     let (user, key, plan) = (Dimension::User, Dimension::Key, Dimension::Plan);
     for (of, others, wanted, fix) in [
+        ("keys", &rule.keys, &[key, user][..], "write `by: key`"),
         ("users", &rule.users, &[user][..], "write `by: user`"),
         (
             "plans",

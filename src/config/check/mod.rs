@@ -1,6 +1,7 @@
 //! What a document may say only as a whole: names that must exist, values that must agree.
 
 mod ai;
+mod clouds;
 mod identity;
 pub mod limits;
 mod listeners;

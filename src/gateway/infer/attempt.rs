@@ -1,6 +1,7 @@
-//! One try at one target: a key, a place, a connection, the question, and what comes back.
+//! One try at one target: what it needs, a connection, the question, and what comes back.
 
 use super::answer::{self, ANSWER_BYTES_MAX, ERROR_BYTES_MAX};
+use super::begin::Trying;
 use super::send::{self, Question};
 use super::stream::{self, Halt, Limits};
 use super::{Failed, Run, Tried};
@@ -11,45 +12,22 @@ use crate::gateway::life::Stop;
 use crate::snapshot::{Provider, Target};
 use crate::stage::ai::dialect::{Dialect, Wants};
 use crate::stage::ai::fault::FaultKind;
-use crate::stage::ai::key_ring::{Picked, Why};
-use crate::stage::ai::provider::Way;
+use crate::stage::ai::key_ring::Why;
+use crate::stage::ai::provider::{Operation, Way};
 use crate::stage::ai::relay::{Broke, Relay};
 use crate::stage::ai::retry::Failure;
-use crate::stage::ai::target::Trial;
 use crate::stage::upstream::broken::Broken;
 use crate::stage::upstream::connector::Purpose;
 use crate::stage::upstream::ejection::Outcome;
-use crate::stage::upstream::pool::Want;
 use crate::wire::head::ResponseHead;
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A target that is being tried.
-struct Trying<'t> {
-    target: &'t Target,
-    way: &'t Way,
-    key: Picked,
-    trial: Trial,
-    started: Instant,
-}
-
-impl Trying<'_> {
-    fn provider(&self) -> &Arc<Provider> {
-        &self.target.provider
-    }
-
-    /// When the attempt must be over.
-    fn end(&self) -> Instant {
-        self.started + self.provider().settings.timeouts.total.0
-    }
-}
-
 impl<'a> Run<'a> {
     pub async fn attempt(&mut self, target: &Arc<Target>) -> Result<Tried, Stop> {
-        let now = Instant::now();
-        let mut trying = match self.begin(target, now) {
+        let mut trying = match self.begin(target).await? {
             Ok(trying) => trying,
             Err(failed) => return Ok(Tried::Failed(failed)),
         };
@@ -60,7 +38,9 @@ impl<'a> Run<'a> {
         let before = inference.metrics.replace(Arc::clone(&target.metrics));
         inference.fallback |= before.is_some_and(|one| !Arc::ptr_eq(&one, &target.metrics));
         let tried = self.ask(&mut trying).await;
-        self.waiting_since = None;
+        if !matches!(tried, Err(Stop::Caller(_))) {
+            self.waiting_since = None;
+        }
         if let Ok(Tried::Failed(failed)) = &tried {
             self.note(&mut trying, failed);
         }
@@ -72,86 +52,35 @@ impl<'a> Run<'a> {
         tried
     }
 
-    /// A key, and the breaker's leave.
-    fn begin<'t>(&self, target: &'t Arc<Target>, now: Instant) -> Result<Trying<'t>, Failed> {
-        let wait = |until: Instant| Some(until.saturating_duration_since(now));
-        let way = self.way_of(target).ok_or_else(|| {
-            Failed::said(FaultKind::NotFound, "the provider does not do this", None)
-        })?;
-        let trial = target.state.admit(now).map_err(|until| {
-            Failed::said(
-                FaultKind::Overloaded,
-                "the provider is left alone",
-                wait(until),
-            )
-        })?;
-        let keys = &target.provider.keys;
-        let key = keys.pick(now).ok_or_else(|| {
-            let until = keys.earliest(now).and_then(wait);
-            Failed::said(
-                FaultKind::RateLimited,
-                "all keys of the provider are used up for the moment",
-                until,
-            )
-        })?;
-        Ok(Trying {
-            target,
-            way,
-            key,
-            trial,
-            started: now,
-        })
-    }
-
     async fn ask(&mut self, trying: &mut Trying<'_>) -> Result<Tried, Stop> {
-        let question = match self.question((trying.target, trying.way, &trying.key)) {
+        if let Err(failed) = self.take_token(trying).await? {
+            return Ok(Tried::Failed(failed));
+        }
+        let shown = (&trying.key, trying.token.as_ref());
+        let question = match self.question((trying.target, trying.way), shown) {
             Ok(question) => question,
             Err(failed) => return Ok(Tried::Failed(failed)),
         };
         if let Err(failed) = self.take_place(trying).await? {
             return Ok(Tried::Failed(failed));
         }
+        if self.task.door.operation == Operation::Realtime {
+            return self.open(trying).await;
+        }
         let (mut held, answered) = self.connect_and_send(trying, &question).await?;
         // An answer may take long, and needs nothing of this.
         drop(question);
-        if let Some(attempt) = self.ctx.attempts.last_mut() {
-            attempt.first_byte = Some(attempt.started.elapsed());
-            attempt.status = Some(answered.status.as_u16());
-        }
+        self.learn_limits(trying, &answered);
+        self.answered(answered.status);
         self.receive(trying, &mut held, answered).await
     }
 
-    /// A place at the provider; waits for one in its queue.
-    async fn take_place(&mut self, trying: &Trying<'_>) -> Result<Result<(), Failed>, Stop> {
-        let provider = Arc::clone(trying.provider());
-        self.limit(provider.settings.capacity.queue_timeout.0 + Duration::from_secs(1));
-        let pool = &provider.upstream.pool;
-        let want = Want {
-            deadline: self.ctx.deadline(),
-            ..Want::any(Instant::now())
-        };
-        let from = Instant::now();
-        let acquired = self.meanwhile(pool.acquire(want)).await;
-        self.ctx.inference_mut().waited += from.elapsed();
-        Ok(match acquired? {
-            Ok(lease) => {
-                let endpoint = Arc::clone(lease.endpoint());
-                self.ctx.lease = Some(lease);
-                self.ctx
-                    .attempts
-                    .push(Attempt::new(endpoint, Instant::now()));
-                Ok(())
-            }
-            Err(unavailable) => {
-                provider.upstream.count_unavailable(&unavailable);
-                let reject: crate::base::reject::Reject = unavailable.into();
-                Err(Failed::said(
-                    FaultKind::Overloaded,
-                    "the provider has as much work as it is given",
-                    reject.retry_after,
-                ))
-            }
-        })
+    /// The head of the answer has come.
+    pub fn answered(&mut self, status: StatusCode) {
+        if let Some(attempt) = self.ctx.attempts.last_mut() {
+            attempt.first_byte = Some(attempt.started.elapsed());
+            attempt.status = Some(status.as_u16());
+        }
     }
 
     /// A kept connection may have been closed at its other end: then a new one is tried, once.
@@ -186,7 +115,7 @@ impl<'a> Run<'a> {
         until.saturating_duration_since(Instant::now())
     }
 
-    async fn connect(
+    pub async fn connect(
         &mut self,
         trying: &Trying<'_>,
         purpose: Purpose,
@@ -238,7 +167,7 @@ impl<'a> Run<'a> {
         self.receive_other(trying, held, answered).await
     }
 
-    async fn receive_fault(
+    pub async fn receive_fault(
         &mut self,
         trying: &Trying<'_>,
         held: &mut Held<'_>,
@@ -277,13 +206,14 @@ impl<'a> Run<'a> {
         held: &mut Held<'_>,
         answered: ResponseHead,
     ) -> Result<Tried, Stop> {
-        if !is(&answered, "text/event-stream") {
+        let dialect = self.dialect_of(trying.way);
+        if !is(&answered, dialect.framing().media_type()) {
             return Ok(Tried::Failed(Failed::malformed("no stream of events")));
         }
         // The head holds the buffer that it was read into.
         drop(answered);
         let to = (!self.passes_through(trying.way)).then(|| self.task.door.dialect.dialect());
-        let mut relay = Relay::new(self.dialect_of(trying.way), to, self.wants());
+        let mut relay = Relay::new(dialect, to, self.wants());
         let timeouts = &trying.provider().settings.timeouts;
         let limits = Limits {
             first_token: trying.started + timeouts.first_token.0,
@@ -459,6 +389,12 @@ impl<'a> Run<'a> {
     }
 
     fn succeeded(&mut self, trying: &mut Trying<'_>) {
+        self.opened(trying);
+        self.settle(&Arc::clone(trying.provider()), None);
+    }
+
+    /// The provider has done its part; the place is still held.
+    pub fn opened(&mut self, trying: &mut Trying<'_>) {
         let now = Instant::now();
         let provider = trying.provider();
         provider.keys.worked(&trying.key);
@@ -468,7 +404,6 @@ impl<'a> Run<'a> {
         let provider = Arc::clone(provider);
         trying.trial.succeeded(&provider.settings.breaker, now);
         trying.target.metrics.attempted(None);
-        self.settle(&provider, None);
     }
 
     /// Everybody learns how it failed: the breaker, the key, the endpoint, and the log.
@@ -487,10 +422,15 @@ impl<'a> Run<'a> {
                 .keys
                 .cool(&trying.key, why, failed.fault.retry_after, now);
         }
+        if let (FaultKind::Authentication, Some(tokens), Some(token)) =
+            (failed.fault.kind, provider.tokens(), &trying.token)
+        {
+            tokens.refused(token, now);
+        }
         let outcome = match failure {
             Failure::NotConnected => Some(Outcome::ConnectFailure),
             Failure::Reset | Failure::Silent => Some(Outcome::Error),
-            Failure::NotSaid | Failure::Said(_) => None,
+            Failure::NotSaid | Failure::Full | Failure::Said(_) => None,
         };
         if let (Some(outcome), Some(lease)) = (outcome, &mut self.ctx.lease) {
             provider.upstream.report(lease, outcome, now);
@@ -500,7 +440,7 @@ impl<'a> Run<'a> {
     }
 
     /// The attempt is over, and its place free.
-    fn settle(&mut self, provider: &Provider, reason: Option<&'static str>) {
+    pub fn settle(&mut self, provider: &Provider, reason: Option<&'static str>) {
         self.waited();
         if self.ctx.lease.take().is_none() {
             return;

@@ -36,6 +36,18 @@ impl Failed {
         }
     }
 
+    /// Our own limits of the provider: it has nothing to do with it.
+    pub fn full(retry_after: Option<Duration>) -> Self {
+        Self {
+            failure: Failure::Full,
+            ..Self::said(
+                FaultKind::Overloaded,
+                "the provider has as much work as it is given; try again later",
+                retry_after,
+            )
+        }
+    }
+
     pub fn malformed(what: &str) -> Self {
         let message = "the provider's answer cannot be read";
         Self {

@@ -2,11 +2,13 @@
 
 use super::Run;
 use super::prepare::ANTHROPIC_VERSION;
+use super::send::Question;
 use crate::gateway::context::Admission;
-use crate::snapshot::Target;
-use crate::stage::ai::dialect::DialectName;
+use crate::snapshot::{Proof, Target, unix_now};
+use crate::stage::ai::dialect::{DialectName, Framing};
 use crate::stage::ai::key_ring::Picked;
-use crate::stage::ai::provider::{Auth, Way};
+use crate::stage::ai::provider::{Auth, BEDROCK, VERTEX, Way};
+use crate::stage::ai::sigv4::{self, Scope};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ const PROVIDER: HeaderName = HeaderName::from_static("x-onemind-provider");
 const MODEL: HeaderName = HeaderName::from_static("x-onemind-model");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-onemind-attempts");
 const OVERHEAD: HeaderName = HeaderName::from_static("x-onemind-overhead-us");
+/// How long the call waited for a place at a provider, and for a key of it.
+const QUEUED: HeaderName = HeaderName::from_static("x-onemind-queue-ms");
 /// Fields of the call that the provider's dialect cannot say, and that were left out by rule.
 const DROPPED: HeaderName = HeaderName::from_static("x-onemind-dropped");
 
@@ -27,7 +31,7 @@ const USER_AGENT: &str = concat!("onemind-gateway/", env!("CARGO_PKG_VERSION"));
 /// What is sent to a provider. Nothing of the caller's goes there but what its dialect needs.
 pub fn to_provider(
     caller: &HeaderMap,
-    (target, way, key): (&Target, &Way, &Picked),
+    (target, way): (&Target, &Way),
     content_type: Option<&HeaderValue>,
     stream: bool,
 ) -> HeaderMap {
@@ -37,10 +41,14 @@ pub fn to_provider(
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
     let json = HeaderValue::from_static("application/json");
     headers.insert(header::CONTENT_TYPE, content_type.cloned().unwrap_or(json));
-    let accept = if stream { "text/event-stream" } else { "*/*" };
+    let dialect = way.operation.dialect();
+    let framing = dialect.map_or(Framing::Events, |name| name.dialect().framing());
+    let accept = if stream { framing.media_type() } else { "*/*" };
     headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-    let auth = way.auth(provider.kind);
-    if auth == Auth::XApiKey || way.operation.dialect() == Some(DialectName::Messages) {
+    if *provider.kind == VERTEX {
+        // Which says its version in the body.
+        pass(caller, &mut headers, &ANTHROPIC_BETA);
+    } else if way.auth(provider.kind) == Auth::XApiKey || dialect == Some(DialectName::Messages) {
         let spoken = HeaderValue::from_static(ANTHROPIC_VERSION_SPOKEN);
         let asked = caller.get(&ANTHROPIC_VERSION).cloned();
         headers.insert(ANTHROPIC_VERSION, asked.unwrap_or(spoken));
@@ -51,14 +59,74 @@ pub fn to_provider(
     for (name, value) in &provider.headers {
         headers.insert(name.clone(), value.clone());
     }
+    headers
+}
+
+/// Shows the provider who asks: a key, a token, or a signature over all of the rest.
+pub fn show(
+    question: &mut Question,
+    (target, way): (&Target, &Way),
+    (key, token): (&Picked, Option<&HeaderValue>),
+) {
+    let provider = &target.provider;
+    let mut shown = Vec::new();
     if let Some(secret) = key.secret() {
-        let (name, value) = auth.header(secret);
+        shown.push(way.auth(provider.kind).header(secret));
+    } else if let Some(token) = token {
+        question
+            .headers
+            .insert(header::AUTHORIZATION, token.clone());
+    } else if let Some(Proof::Signature(credentials, region)) = &provider.proof {
+        let scope = Scope {
+            region,
+            service: BEDROCK.name,
+        };
+        let text = |name| {
+            let value: Option<&HeaderValue> = question.headers.get(name);
+            value.and_then(|value| value.to_str().ok())
+        };
+        let request = sigv4::Request {
+            method: question.method.as_str(),
+            path: &question.target,
+            host: text(header::HOST).unwrap_or_default(),
+            content_type: text(header::CONTENT_TYPE),
+            body: &question.body,
+        };
+        shown = sigv4::sign(credentials, scope, &request, unix_now());
+    }
+    for (name, value) in shown {
         if let Ok(mut value) = HeaderValue::from_str(&value) {
             value.set_sensitive(true);
-            headers.insert(HeaderName::from_static(name), value);
+            question
+                .headers
+                .insert(HeaderName::from_static(name), value);
         }
     }
+}
+
+/// What opens a WebSocket at a provider. No extension is offered: what passes must be readable.
+pub fn to_realtime(caller: &HeaderMap, at: (&Target, &Way)) -> HeaderMap {
+    let mut headers = to_provider(caller, at, None, false);
+    headers.remove(header::CONTENT_TYPE);
+    headers.remove(header::ACCEPT);
+    pass(caller, &mut headers, &header::SEC_WEBSOCKET_KEY);
+    pass(caller, &mut headers, &header::SEC_WEBSOCKET_VERSION);
+    let offered: Vec<&str> = sub_protocols(caller).collect();
+    if let Ok(offered) = HeaderValue::from_str(&offered.join(", "))
+        && !offered.is_empty()
+    {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
+    }
     headers
+}
+
+/// Those of the caller's sub-protocols that a provider may see: `realtime` and versions of it. The others hold
+/// credentials (`openai-insecure-api-key.…`) or name the caller's own account.
+pub fn sub_protocols(caller: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lines = caller.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let words = lines.filter_map(|line| line.to_str().ok());
+    let words = words.flat_map(|line| line.split(',')).map(str::trim);
+    words.filter(|word| *word == "realtime" || word.starts_with("openai-beta."))
 }
 
 fn pass(from: &HeaderMap, to: &mut HeaderMap, name: &HeaderName) {
@@ -90,6 +158,8 @@ impl Run<'_> {
             insert(DROPPED, Some(&self.dropped.join(", ")));
         }
         headers.insert(ATTEMPTS, self.ctx.attempts.len().into());
+        let queued = u64::try_from(inference.queued.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(QUEUED, queued.into());
         let overhead = self.ctx.started.elapsed();
         let overhead = overhead.saturating_sub(inference.waited + self.waits());
         headers.insert(OVERHEAD, micros(overhead).into());

@@ -5,11 +5,13 @@
 
 mod answer;
 mod attempt;
+mod begin;
 mod failed;
 pub mod headers;
 mod models;
 pub mod prepare;
 mod question;
+mod realtime;
 pub mod record;
 mod send;
 mod stream;
@@ -28,6 +30,7 @@ use crate::stage::ai::retry::{self, After, Facts};
 use crate::stage::upstream::connector::Connector;
 use failed::Failed;
 use prepare::Task;
+use record::Source;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,11 +67,12 @@ pub async fn run(
     timer: &mut Timer,
     task: Box<Task>,
 ) {
-    let pulses = task.stream && task.door.dialect.dialect().takes_comments();
+    let takes_comments = task.stream && task.door.dialect.dialect().takes_comments();
+    let pulse = Some(task.heartbeat).filter(|pulse| takes_comments && !pulse.is_zero());
     let mut run = Run {
         connector: lane.connector,
         pace: ctx.pace(),
-        clock: Clock::new(Instant::now(), pulses),
+        clock: Clock::new(Instant::now(), pulse),
         caller,
         ctx,
         timer,
@@ -110,7 +114,7 @@ impl Run<'_> {
                 after = retry::after(facts);
             }
             match after {
-                After::Again(wait) => self.rest(wait.max(key_free_in(&target))).await?,
+                After::Again(wait) => self.rest(wait).await?,
                 After::Next => {
                     targets.pop_front();
                     here = 0;
@@ -182,6 +186,13 @@ impl Run<'_> {
     fn leave(&mut self, fault: &CallerFault) {
         self.caller.cut();
         self.ctx.end(super::endings::of_caller(fault).0);
+        let prompt = self.task.prompt_tokens;
+        let was_asked = self.waiting_since.is_some();
+        let inference = self.ctx.inference_mut();
+        if was_asked && inference.source == Source::None {
+            // The provider has the prompt, and counts it whoever leaves.
+            inference.guessed(None, prompt, 0);
+        }
         self.ctx.lease = None;
     }
 
@@ -189,11 +200,4 @@ impl Run<'_> {
         self.ctx.end(ending);
         self.ctx.lease = None;
     }
-}
-
-/// How long until the provider may be shown one of its keys.
-fn key_free_in(target: &Target) -> Duration {
-    let now = Instant::now();
-    let free = target.provider.keys.earliest(now);
-    free.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
 }

@@ -35,7 +35,11 @@ pub fn answer(ai: &AiRoute, door: &Door) -> Result<Next, Reject> {
 fn list(dialect: DialectName, names: &[&str]) -> Value {
     let models: Vec<Value> = names.iter().map(|name| one(dialect, name)).collect();
     match dialect {
-        DialectName::Chat | DialectName::Responses => json!({ "object": "list", "data": models }),
+        // In the last two nobody asks.
+        DialectName::Chat
+        | DialectName::Responses
+        | DialectName::Converse
+        | DialectName::Cohere => json!({ "object": "list", "data": models }),
         DialectName::Messages => json!({
             "data": models,
             "has_more": false,
@@ -48,7 +52,11 @@ fn list(dialect: DialectName, names: &[&str]) -> Value {
 
 fn one(dialect: DialectName, name: &str) -> Value {
     match dialect {
-        DialectName::Chat | DialectName::Responses => json!({
+        // In the last two nobody asks.
+        DialectName::Chat
+        | DialectName::Responses
+        | DialectName::Converse
+        | DialectName::Cohere => json!({
             "id": name,
             "object": "model",
             "created": 0,

@@ -1,7 +1,7 @@
 //! What a caller asks of which model: the call is read whole, counted, and its targets are put in order.
 
-use super::models;
 use super::record::Inference;
+use super::{models, realtime};
 use crate::base::reject::{Reject, RejectKind, Said};
 use crate::gateway::admit::Next;
 use crate::gateway::caller::{Caller, CallerFault};
@@ -25,7 +25,7 @@ use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
@@ -47,6 +47,8 @@ pub struct Task {
     pub form_model: Option<Range<usize>>,
     /// Tokens of the prompt, at a guess.
     pub prompt_tokens: u64,
+    /// How long a stream may be silent before it gets a comment; zero: for ever.
+    pub heartbeat: Duration,
     call: OnceCell<Call>,
 }
 
@@ -102,11 +104,11 @@ pub fn enter(parts: &Parts, ctx: &mut RequestContext) -> Result<Door, Reject> {
     let target = admission.and_then(|admission| admission.target.as_deref());
     let path = target.unwrap_or_else(|| parts.uri.path());
     let path = path.split('?').next().unwrap_or_default();
-    let anthropic = parts.headers.contains_key(&ANTHROPIC_VERSION);
-    let found = door::find(&parts.method, path, anthropic);
+    let speaks = door::spoken(&parts.headers);
+    let found = door::find(&parts.method, path, speaks);
     let (dialect, operation) = match &found {
         Ok(door) => (door.dialect, door.operation),
-        Err(_) => (door::dialect_of(path, anthropic), Operation::Chat),
+        Err(_) => (door::dialect_of(path, speaks), Operation::Chat),
     };
     let inference = Inference::new(dialect, operation.name(), ctx.started);
     ctx.inference = Some(Box::new(inference));
@@ -131,9 +133,7 @@ pub async fn run(
             limit::acquire(ctx, route, None).await?;
             return models::answer(ai, &door);
         }
-        Operation::Realtime => {
-            return Err(RejectKind::UpgradeNotAllowed.because("realtime is not served"));
-        }
+        Operation::Realtime => return realtime::enter(caller, ctx, (route, ai, door)).await,
         _ => {}
     }
     refuse_encoded(&caller.head.headers)?;
@@ -149,7 +149,8 @@ pub async fn run(
     let asked = asked.unwrap_or_default();
     ctx.inference_mut().asked.clone_from(&asked);
     let plan = ai.find(&asked).ok_or_else(|| unknown_model(&asked))?;
-    let task = order(ctx, door, plan, (body, read), &caller.head.headers)?;
+    let mut task = order(ctx, door, plan, (body, read), &caller.head.headers)?;
+    task.heartbeat = ai.heartbeat();
     limit::acquire(ctx, route, Some(&task.demand(task.targets.first()))).await?;
     ctx.place = Some(place);
     ctx.inference_mut().streamed = task.stream;
@@ -157,7 +158,8 @@ pub async fn run(
 }
 
 /// What must be known of a body.
-struct Read {
+#[derive(Default)]
+pub struct Read {
     peek: Peek,
     model: Option<String>,
     form_model: Option<Range<usize>>,
@@ -197,7 +199,7 @@ impl Read {
 }
 
 /// The targets that can do it, in the order in which they are to be tried.
-fn order(
+pub fn order(
     ctx: &RequestContext,
     door: Door,
     plan: Plan,
@@ -221,7 +223,7 @@ fn order(
         });
     }
     let mut targets = in_order.into_vec();
-    targets.retain(|target| can(target, &door));
+    targets.retain(|target| can(target, plan.model_at(target), &door));
     if targets.is_empty() {
         let operation = door.operation.name();
         return Err(told(CallFault {
@@ -239,17 +241,18 @@ fn order(
         peek: read.peek,
         form_model: read.form_model,
         prompt_tokens,
+        heartbeat: Duration::ZERO,
         call: OnceCell::new(),
         door,
     })
 }
 
-fn can(target: &Target, door: &Door) -> bool {
+fn can(target: &Target, model: &str, door: &Door) -> bool {
     let kind = target.provider.kind;
     if door.generates() {
-        kind.dialect(door.operation).is_some()
+        kind.dialect(door.operation, model).is_some()
     } else {
-        kind.way(door.operation).is_some()
+        kind.way_to(door.operation, model).is_some()
     }
 }
 
@@ -318,7 +321,7 @@ fn gone(
     Ok(Next::Nothing)
 }
 
-fn unknown_model(asked: &str) -> Reject {
+pub fn unknown_model(asked: &str) -> Reject {
     if asked.is_empty() {
         return told(CallFault::invalid(
             "model",

@@ -7,20 +7,21 @@ use crate::stage::ai::dialect::DialectName;
 use crate::stage::ai::fault::CallFault;
 use crate::stage::ai::form;
 use crate::stage::ai::key_ring::Picked;
-use crate::stage::ai::peek::Edits;
-use crate::stage::ai::provider::{MaxTokens, Way};
+use crate::stage::ai::peek::{Edits, Peek};
+use crate::stage::ai::provider::{MaxTokens, Operation, VERTEX, Way};
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderValue, Method};
 
 impl Run<'_> {
     /// How a target is asked.
     pub fn way_of<'t>(&self, target: &'t Target) -> Option<&'t Way> {
         let kind = target.provider.kind;
         let operation = self.task.door.operation;
+        let model = self.task.plan.model_at(target);
         if self.task.door.generates() {
-            kind.dialect(operation)
+            kind.dialect(operation, model)
         } else {
-            kind.way(operation)
+            kind.way_to(operation, model)
         }
     }
 
@@ -31,12 +32,13 @@ impl Run<'_> {
 
     pub fn question(
         &mut self,
-        (target, way, key): (&Target, &Way, &Picked),
+        (target, way): (&Target, &Way),
+        shown: (&Picked, Option<&HeaderValue>),
     ) -> Result<Question, Failed> {
         let model = self.task.plan.model_at(target).to_owned();
         self.dropped.clear();
         let body = if self.passes_through(way) {
-            self.patched(target, &model)
+            self.patched((target, way), &model)
         } else {
             self.translated(target, way, &model)
                 .map_err(Failed::of_call)?
@@ -45,24 +47,30 @@ impl Run<'_> {
         let form = self.task.door.takes_form();
         let content_type = self.task.content_type.as_ref().filter(|_| form);
         let caller = &self.caller.head.headers;
-        let headers = headers::to_provider(caller, (target, way, key), content_type, stream);
+        let provider = &target.provider;
         let path = way.path(&model, stream);
-        Ok(Question {
+        let mut question = Question {
             method: Method::POST,
-            target: format!("{}{path}", target.provider.base_path),
-            headers,
+            target: format!("{}{path}{}", provider.base_path, provider.query),
+            headers: headers::to_provider(caller, (target, way), content_type, stream),
             body,
-        })
+            upgrade: None,
+        };
+        headers::show(&mut question, (target, way), shown);
+        Ok(question)
     }
 
     /// The caller's own bytes, but for the model's name and what we must be told in a stream.
-    fn patched(&self, target: &Target, model: &str) -> Bytes {
+    fn patched(&self, (target, way): (&Target, &Way), model: &str) -> Bytes {
         let task = &self.task;
         if task.door.takes_form() {
             return match &task.form_model {
                 Some(place) => form::patch(&task.body, place, model),
                 None => task.body.clone(),
             };
+        }
+        if is_claude_on_vertex(target, way) {
+            return task.peek.patch(&task.body, &CLAUDE_ON_VERTEX).into();
         }
         let in_path = task.door.dialect == DialectName::Gemini;
         let other = !in_path && task.peek.model.as_deref() != Some(model);
@@ -73,6 +81,7 @@ impl Run<'_> {
         let edits = Edits {
             model: other.then_some(model),
             include_usage: counts,
+            in_place_of_model: None,
         };
         task.peek.patch(&task.body, &edits).into()
     }
@@ -95,8 +104,23 @@ impl Run<'_> {
         if dialect == DialectName::Chat && habits.max_tokens == MaxTokens::Plain {
             return Ok(with_max_tokens(written.body).into());
         }
+        if is_claude_on_vertex(target, way) {
+            let peek = Peek::read(&written.body)?;
+            return Ok(peek.patch(&written.body, &CLAUDE_ON_VERTEX).into());
+        }
         Ok(written.body.into())
     }
+}
+
+/// Google names the model in the path, and the version of Anthropic's API in the body.
+const CLAUDE_ON_VERTEX: Edits<'static> = Edits {
+    model: None,
+    include_usage: false,
+    in_place_of_model: Some(r#""anthropic_version":"vertex-2023-10-16""#),
+};
+
+fn is_claude_on_vertex(target: &Target, way: &Way) -> bool {
+    *target.provider.kind == VERTEX && way.operation == Operation::Messages
 }
 
 /// The longest answer by the name that all but `OpenAI` know it by.

@@ -8,6 +8,7 @@ use crate::observe::metrics::{CallEnded, ModelMetrics};
 use crate::stage::ai::dialect::DialectName;
 use crate::stage::ai::event::StopReason;
 use crate::stage::ai::fault::Complaint;
+use crate::stage::ai::realtime::Tally;
 use crate::stage::ai::tokens;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub struct Inference {
     pub first_token: Option<Duration>,
     /// Spent on others: reading the caller's body, and waiting for providers until the answer began.
     pub waited: Duration,
+    /// Of that, the wait for a place at a provider, and for a key of it.
+    pub queued: Duration,
     /// Events of the provider that could not be read.
     pub malformed: u32,
     /// Where it is counted: the model at the provider that answered, or was tried last.
@@ -77,6 +80,7 @@ impl Inference {
             stop: None,
             first_token: None,
             waited: Duration::ZERO,
+            queued: Duration::ZERO,
             malformed: 0,
             metrics: None,
             fallback: false,
@@ -111,6 +115,7 @@ impl Inference {
             stop: self.stop.map(StopReason::name),
             usage: self.usage,
             usage_source: self.source.name(),
+            queued: Some(self.queued).filter(|queued| queued.as_millis() > 0),
             first_token: self.first_token,
             tokens_per_second: self.tokens_per_second(Instant::now()),
         }
@@ -142,6 +147,14 @@ impl Inference {
     pub fn first_token_since(&self, since: Instant) -> Option<Duration> {
         let at = self.started + self.first_token?;
         Some(at.saturating_duration_since(since))
+    }
+
+    /// What the provider has counted so far, on a WebSocket.
+    pub fn tallied(&mut self, tally: &Tally) {
+        self.malformed = tally.unreadable;
+        if tally.answers > 0 {
+            self.counted(tally.usage);
+        }
     }
 
     /// What the provider has counted.

@@ -10,7 +10,7 @@ use crate::wire::body::Framing;
 use crate::wire::fields::Spelling;
 use crate::wire::head::ResponseHead;
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub struct Question {
     pub target: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// The protocol that is asked for instead of HTTP.
+    pub upgrade: Option<HeaderValue>,
 }
 
 /// Sends it, and waits for `first_byte` at most once it has gone.
@@ -48,7 +50,7 @@ pub async fn ask(
         headers: &question.headers,
         spelling: &Spelling::default(),
         body: framing,
-        upgrade: None,
+        upgrade: question.upgrade.as_ref(),
     };
     held.exchange().start(outbound).map_err(Stop::Endpoint)?;
     let mut asking = Asking {

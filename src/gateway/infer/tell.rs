@@ -15,6 +15,10 @@ impl Run<'_> {
             let ending = crate::gateway::endings::of_reject(ending);
             return self.tell_in_stream(&failed, 0, ending).await;
         }
+        if let Some(admission) = &mut self.ctx.admission {
+            // A WebSocket that was not opened is a request like any other.
+            admission.tunnel = None;
+        }
         let reject = reject_of(&failed);
         let own_words = failed
             .own_words
@@ -70,10 +74,12 @@ fn reject_of(failed: &Failed) -> Reject {
             FaultKind::Server.code(),
             "the provider does not take the gateway's key",
         ),
+        (Failure::Full, kind) => (kind.status(), Failure::Full.name(), fault.message.as_str()),
         (_, kind) => (kind.status(), kind.code(), fault.message.as_str()),
     };
     let kind = match (failed.failure, fault.kind) {
         (Failure::NotSaid, _) => RejectKind::BadCall,
+        (Failure::Full, _) => RejectKind::QueueFull,
         (
             _,
             FaultKind::InvalidRequest

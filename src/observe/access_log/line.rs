@@ -141,6 +141,7 @@ fn model(out: &mut Vec<u8>, of: &Inference<'_>) {
             field(out, b"\":", units);
         }
     }
+    maybe_millis(out, b",\"queue_ms\":", of.queued);
     maybe_millis(out, b",\"first_token_ms\":", of.first_token);
     maybe(
         out,

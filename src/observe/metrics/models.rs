@@ -167,6 +167,13 @@ impl Metrics {
             })
     }
 
+    /// A token for a provider was asked for.
+    pub fn token_fetched(&self, provider: &str, got: bool) {
+        let outcome = if got { "ok" } else { "failed" };
+        let family = &self.table.ai_token_fetches_total;
+        family.with_label_values(&[provider, outcome]).inc();
+    }
+
     /// Targets and whether each is left alone now; providers and how many keys of each are.
     pub fn models_now<'a>(
         &self,

@@ -2,7 +2,7 @@
 
 use super::dialect::DialectName;
 use super::provider::Operation;
-use http::Method;
+use http::{HeaderMap, Method};
 
 /// What is asked for, and in whose words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +36,9 @@ const OPENAI_OTHERS: &[(&str, Operation)] = &[
     ("/audio/translations", Operation::AudioTranslations),
 ];
 
-/// Which API a path belongs to. `anthropic`: the caller sent `anthropic-version`, by which models are asked
-/// for in that dialect, since the path is the same.
-pub fn find(method: &Method, path: &str, anthropic: bool) -> Result<Door, NoDoor> {
+/// Which API a path belongs to. `speaks`: what the caller's headers say of its dialect (see [`spoken`]), by
+/// which models are asked for in one, since the path is the same.
+pub fn find(method: &Method, path: &str, speaks: Option<DialectName>) -> Result<Door, NoDoor> {
     if let Some(rest) = path.strip_prefix("/v1beta/models") {
         return gemini(method, rest);
     }
@@ -61,11 +61,7 @@ pub fn find(method: &Method, path: &str, anthropic: bool) -> Result<Door, NoDoor
         other => {
             let found = OPENAI_OTHERS.iter().find(|(path, _)| *path == other);
             let Some((_, operation)) = found else {
-                let dialect = if anthropic {
-                    DialectName::Messages
-                } else {
-                    DialectName::Chat
-                };
+                let dialect = speaks.unwrap_or(DialectName::Chat);
                 return models(method, other.strip_prefix("/models"), dialect);
             };
             (DialectName::Chat, *operation)
@@ -75,13 +71,24 @@ pub fn find(method: &Method, path: &str, anthropic: bool) -> Result<Door, NoDoor
 }
 
 /// The dialect in which a caller is told that there is nothing at this path.
-pub fn dialect_of(path: &str, anthropic: bool) -> DialectName {
+pub fn dialect_of(path: &str, speaks: Option<DialectName>) -> DialectName {
     if path.starts_with("/v1beta") {
         DialectName::Gemini
-    } else if anthropic || path.starts_with("/v1/messages") {
+    } else if path.starts_with("/v1/messages") {
         DialectName::Messages
     } else {
-        DialectName::Chat
+        speaks.unwrap_or(DialectName::Chat)
+    }
+}
+
+/// The dialect that only its own SDKs' headers tell.
+pub fn spoken(headers: &HeaderMap) -> Option<DialectName> {
+    if headers.contains_key("anthropic-version") {
+        Some(DialectName::Messages)
+    } else if headers.contains_key("x-goog-api-key") || headers.contains_key("x-goog-api-client") {
+        Some(DialectName::Gemini)
+    } else {
+        None
     }
 }
 
@@ -116,6 +123,13 @@ fn models(method: &Method, rest: Option<&str>, dialect: DialectName) -> Result<D
         ..Door::new(dialect, Operation::Models)
     };
     get(method, door)
+}
+
+/// The value of a parameter of the query, as it was before it was put there.
+pub fn in_query(query: &str, name: &str) -> Option<String> {
+    let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    Some(decoded(&value.replace('+', " ")))
 }
 
 /// A name as it was before an SDK put it into a path; what is no UTF-8 then is no name of ours.
@@ -194,6 +208,8 @@ impl Operation {
             Self::Responses => Some(DialectName::Responses),
             Self::Messages => Some(DialectName::Messages),
             Self::GenerateContent => Some(DialectName::Gemini),
+            Self::Converse => Some(DialectName::Converse),
+            Self::CohereChat => Some(DialectName::Cohere),
             _ => None,
         }
     }
@@ -258,13 +274,26 @@ mod tests {
             (&get, "/v1/models/a/b", Chat, Operation::Models, Some("a/b")),
             (&get, "/v1/realtime", Chat, Operation::Realtime, None),
         ] {
-            let door = find(method, path, false).unwrap();
+            let door = find(method, path, None).unwrap();
             let found = (door.dialect, door.operation, door.model.as_deref());
             assert_eq!(found, (dialect, operation, model), "{path}");
             assert_eq!(door.stream, path.contains("stream"), "{path}");
         }
-        let door = find(&Method::GET, "/v1/models", true).unwrap();
-        assert_eq!(door.dialect, Messages);
+    }
+
+    #[test]
+    fn models_are_told_in_the_dialect_that_headers_speak() {
+        use DialectName::{Chat, Gemini, Messages};
+        for (name, dialect) in [
+            ("anthropic-version", Messages),
+            ("x-goog-api-key", Gemini),
+            ("accept", Chat),
+        ] {
+            let name = http::HeaderName::from_static(name);
+            let headers = HeaderMap::from_iter([(name, "a".parse().unwrap())]);
+            let door = find(&Method::GET, "/v1/models", spoken(&headers)).unwrap();
+            assert_eq!(door.dialect, dialect);
+        }
     }
 
     #[test]
@@ -279,7 +308,7 @@ mod tests {
             (Method::POST, "/v1beta/models/a:fly", NoDoor::Unknown),
             (Method::GET, "/v1/modelsx", NoDoor::Unknown),
         ] {
-            assert_eq!(find(&method, path, false), Err(no), "{path}");
+            assert_eq!(find(&method, path, None), Err(no), "{path}");
         }
     }
 

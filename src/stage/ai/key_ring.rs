@@ -1,9 +1,10 @@
 //! The keys of one provider: taken in turn, and each left alone by itself when the provider refuses it.
 
+use super::allowance::{Allowance, Learned, Need};
 use crate::base::secret::Secret;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The longest that a key is left alone, whatever the provider says: it may be wrong.
@@ -18,6 +19,17 @@ pub struct KeyRing {
     /// How long a key is left alone at most without the provider's word.
     cooldown: Duration,
     next: AtomicUsize,
+    /// Calls that wait for one.
+    waiting: AtomicUsize,
+}
+
+/// A call that waits for a key, for as long as it lives.
+pub struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 struct Key {
@@ -25,11 +37,14 @@ struct Key {
     /// Refusals in a row.
     strikes: AtomicU32,
     cooled: Mutex<Option<Cooled>>,
+    learned: Mutex<Learned>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Cooled {
     until: Instant,
+    /// Whether the provider itself has said how long.
+    is_told: bool,
     why: Why,
 }
 
@@ -83,6 +98,7 @@ impl KeyRing {
             keys: keys.collect(),
             cooldown,
             next: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
         }
     }
 
@@ -95,26 +111,65 @@ impl KeyRing {
         self.keys.is_empty()
     }
 
-    /// The next key that is not left alone; none if all are. Without any key there is nothing to show, and that
-    /// is picked.
-    pub fn pick(&self, now: Instant) -> Option<Picked> {
+    /// The next key that is not left alone, and whose limits, as far as they are known, leave what the call needs;
+    /// else when there will be one. Without any key there is nothing to show, and that is picked.
+    pub fn pick(&self, need: &Need<'_>, now: Instant) -> Result<Picked, Instant> {
         if self.keys.is_empty() {
-            return Some(Picked {
+            return Ok(Picked {
                 key: None,
                 index: 0,
             });
         }
         let start = self.next.fetch_add(1, Relaxed);
-        let turns = (0..self.keys.len()).map(|step| start.wrapping_add(step) % self.keys.len());
-        let mut free = turns.filter(|index| self.keys[*index].cooled(now).is_none());
-        let index = free.next()?;
+        let mut earliest: Option<Instant> = None;
+        for step in 0..self.keys.len() {
+            let index = start.wrapping_add(step) % self.keys.len();
+            let key = &self.keys[index];
+            match key.take(need, now) {
+                Ok(()) => {
+                    return Ok(Picked {
+                        key: Some(Arc::clone(key)),
+                        index,
+                    });
+                }
+                Err(until) => {
+                    earliest = Some(earliest.map_or(until, |other| other.min(until)));
+                }
+            }
+        }
+        Err(earliest.unwrap_or(now))
+    }
+
+    /// Where there is no free key: the one that will be free first of those that are left alone only because we
+    /// think so. Whoever has nowhere else to go may be wrong with it, and is not refused for a guess.
+    pub fn pick_anyway(&self, now: Instant) -> Option<Picked> {
+        let guessed = self.keys.iter().enumerate().filter_map(|(index, key)| {
+            let cooled = key.cooled(now)?;
+            (!cooled.is_told).then_some((cooled.until, index))
+        });
+        let (_, index) = guessed.min()?;
         Some(Picked {
             key: Some(Arc::clone(&self.keys[index])),
             index,
         })
     }
 
-    /// When the first key can be picked again; none if one can be picked now.
+    /// A place among the calls that wait for a key; none when `max` do already.
+    pub fn wait(&self, max: u32) -> Option<Waiting<'_>> {
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        let more = |waiting| (waiting < max).then_some(waiting + 1);
+        let joined = self.waiting.fetch_update(Relaxed, Relaxed, more);
+        joined.is_ok().then(|| Waiting(&self.waiting))
+    }
+
+    /// What the provider says is left of this key's limits, for this model.
+    pub fn learn(&self, picked: &Picked, model: &str, allowance: &Allowance, now: Instant) {
+        if let Some(key) = picked.key.as_ref().filter(|_| !allowance.is_empty()) {
+            key.learned().learn(model, allowance, now);
+        }
+    }
+
+    /// When the first key that was refused can be picked again; none if there is one that was not.
     pub fn earliest(&self, now: Instant) -> Option<Instant> {
         let mut earliest = None;
         for key in &self.keys {
@@ -136,9 +191,15 @@ impl KeyRing {
         };
         let until = now + retry_after.unwrap_or(by_ourselves).min(COOLED_MAX);
         let mut cooled = key.cooled.lock().unwrap_or_else(PoisonError::into_inner);
-        // Answers come in any order: the longest word stands.
-        if cooled.is_none_or(|other| other.until < until) {
-            *cooled = Some(Cooled { until, why });
+        let is_told = retry_after.is_some();
+        // Answers come in any order: the longest word stands, and the provider's before ours.
+        let stands = |other: Cooled| (other.is_told, other.until) >= (is_told, until);
+        if !cooled.is_some_and(|other| other.until > now && stands(other)) {
+            *cooled = Some(Cooled {
+                until,
+                is_told,
+                why,
+            });
         }
     }
 
@@ -181,7 +242,22 @@ impl Key {
             secret: secret.clone(),
             strikes: AtomicU32::new(0),
             cooled: Mutex::default(),
+            learned: Mutex::default(),
         })
+    }
+
+    /// Takes what the call needs, or tells when there will be enough.
+    fn take(&self, need: &Need<'_>, now: Instant) -> Result<(), Instant> {
+        let mut learned = self.learned();
+        let cooled = self.cooled(now).map(|cooled| cooled.until);
+        let until = cooled.max(learned.enough_at(need, now));
+        until.map_or(Ok(()), Err)?;
+        learned.take(need, now);
+        Ok(())
+    }
+
+    fn learned(&self) -> MutexGuard<'_, Learned> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn cooled(&self, now: Instant) -> Option<Cooled> {
@@ -203,6 +279,11 @@ mod tests {
 
     const COOLDOWN: Duration = Duration::from_mins(1);
     const SECOND: Duration = Duration::from_secs(1);
+    const ANY: Need<'_> = Need {
+        model: "m",
+        prompt: 1,
+        answer: 0,
+    };
 
     fn secrets(words: &[&str]) -> Vec<Secret> {
         let secrets = words.iter().map(|word| Secret::new((*word).to_owned()));
@@ -217,7 +298,7 @@ mod tests {
     fn keys_are_taken_in_turn_and_empty_ones_never() {
         let (ring, now) = (ring(&["a", "", "b"]), Instant::now());
         let picked: Vec<_> = (0..4)
-            .map(|_| ring.pick(now).unwrap().secret().unwrap().to_owned())
+            .map(|_| ring.pick(&ANY, now).unwrap().secret().unwrap().to_owned())
             .collect();
         assert_eq!(picked, ["a", "b", "a", "b"]);
     }
@@ -226,7 +307,7 @@ mod tests {
     fn without_keys_nothing_is_shown() {
         let (ring, now) = (ring(&["", ""]), Instant::now());
         assert!(ring.is_empty());
-        assert_eq!(ring.pick(now).unwrap().secret(), None);
+        assert_eq!(ring.pick(&ANY, now).unwrap().secret(), None);
         assert_eq!(ring.earliest(now), None);
     }
 
@@ -242,30 +323,28 @@ mod tests {
             (Why::Quota, Some(5), 5),
         ] {
             let (ring, now) = (ring(&["a"]), Instant::now());
-            let picked = ring.pick(now).unwrap();
+            let picked = ring.pick(&ANY, now).unwrap();
             ring.cool(&picked, why, retry_after.map(Duration::from_secs), now);
             let until = now + Duration::from_secs(seconds);
             if seconds > 0 {
                 assert_eq!(ring.earliest(now), Some(until), "{why:?} {retry_after:?}");
-                assert!(
-                    ring.pick(now + Duration::from_millis(seconds * 1000 - 500))
-                        .is_none()
-                );
+                let before = now + Duration::from_millis(seconds * 1000 - 500);
+                assert!(ring.pick(&ANY, before).is_err());
             }
-            assert!(ring.pick(until).is_some(), "{why:?} {retry_after:?}");
+            assert!(ring.pick(&ANY, until).is_ok(), "{why:?} {retry_after:?}");
         }
     }
 
     #[test]
     fn one_key_that_is_left_alone_leaves_the_others() {
         let (ring, now) = (ring(&["a", "b"]), Instant::now());
-        let first = ring.pick(now).unwrap();
+        let first = ring.pick(&ANY, now).unwrap();
         ring.cool(&first, Why::Refused, None, now);
         for _ in 0..4 {
-            assert_eq!(ring.pick(now).unwrap().secret(), Some("b"));
+            assert_eq!(ring.pick(&ANY, now).unwrap().secret(), Some("b"));
         }
         assert_eq!(ring.earliest(now), None, "b is free");
-        let second = ring.pick(now).unwrap();
+        let second = ring.pick(&ANY, now).unwrap();
         ring.cool(&second, Why::RateLimited, Some(SECOND), now);
         assert_eq!(ring.earliest(now), Some(now + SECOND));
         let status = ring.status(now);
@@ -275,17 +354,36 @@ mod tests {
     }
 
     #[test]
+    fn a_guess_stops_nobody_who_has_no_other_key() {
+        let (ring, now) = (ring(&["a", "b"]), Instant::now());
+        for why in [Why::Refused, Why::RateLimited] {
+            let picked = ring.pick(&ANY, now).unwrap();
+            ring.cool(&picked, why, None, now);
+        }
+        assert!(ring.pick(&ANY, now).is_err());
+        assert_eq!(ring.pick_anyway(now).unwrap().secret(), Some("b"));
+        let (ring, now) = (self::ring(&["a"]), Instant::now());
+        ring.cool(
+            &ring.pick(&ANY, now).unwrap(),
+            Why::RateLimited,
+            Some(SECOND),
+            now,
+        );
+        assert!(ring.pick_anyway(now).is_none(), "the provider has said so");
+    }
+
+    #[test]
     fn limits_in_a_row_are_waited_for_longer_each_time() {
         let (ring, start) = (ring(&["a"]), Instant::now());
         let mut now = start;
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
-            let picked = ring.pick(now).unwrap();
+            let picked = ring.pick(&ANY, now).unwrap();
             ring.cool(&picked, Why::RateLimited, None, now);
             let until = now + Duration::from_secs(seconds);
             assert_eq!(ring.earliest(now), Some(until));
             now = until;
         }
-        let picked = ring.pick(now).unwrap();
+        let picked = ring.pick(&ANY, now).unwrap();
         ring.worked(&picked);
         ring.cool(&picked, Why::RateLimited, None, now);
         assert_eq!(ring.earliest(now), Some(now + SECOND));
@@ -295,7 +393,7 @@ mod tests {
     fn a_reload_forgets_only_keys_that_are_gone() {
         let (before, now) = (ring(&["a", "b"]), Instant::now());
         for _ in 0..2 {
-            let picked = before.pick(now).unwrap();
+            let picked = before.pick(&ANY, now).unwrap();
             before.cool(&picked, Why::Refused, None, now);
         }
         let after = KeyRing::new(&secrets(&["b", "c"]), COOLDOWN, Some(&before));
@@ -308,9 +406,51 @@ mod tests {
     }
 
     #[test]
+    fn a_key_without_what_a_call_needs_lets_another_go_first() {
+        let (ring, now) = (ring(&["a", "b"]), Instant::now());
+        let headers = [
+            ("x-ratelimit-remaining-tokens", "50"),
+            ("x-ratelimit-reset-tokens", "3s"),
+        ];
+        let headers = headers.map(|(name, value)| {
+            let name = http::HeaderName::from_static(name);
+            (name, http::HeaderValue::from_static(value))
+        });
+        let allowance = Allowance::read(&headers.into_iter().collect());
+        let large = Need { prompt: 51, ..ANY };
+        let first = ring.pick(&large, now).unwrap();
+        ring.learn(&first, "m", &allowance, now);
+        for _ in 0..3 {
+            assert_eq!(ring.pick(&large, now).unwrap().secret(), Some("b"));
+        }
+        let other_model = Need {
+            model: "other",
+            ..large
+        };
+        let picked = [0, 1].map(|_| ring.pick(&other_model, now).unwrap().index);
+        assert_ne!(picked[0], picked[1], "limits are a model's own");
+        let second = ring.pick(&large, now).unwrap();
+        ring.learn(&second, "m", &allowance, now + SECOND);
+        let told = ring.pick(&large, now + SECOND).map(|picked| picked.index);
+        assert_eq!(told, Err(now + 3 * SECOND), "the first that has enough");
+        assert_eq!(ring.earliest(now), None, "nobody refused them");
+        assert!(ring.pick(&ANY, now).is_ok());
+        assert!(ring.pick(&large, now + 3 * SECOND).is_ok());
+    }
+
+    #[test]
+    fn not_all_may_wait() {
+        let ring = ring(&["a"]);
+        let waiting = [ring.wait(2), ring.wait(2)];
+        assert!(ring.wait(2).is_none());
+        drop(waiting);
+        assert!(ring.wait(2).is_some());
+    }
+
+    #[test]
     fn a_key_is_never_shown() {
         let ring = ring(&["hush-hush"]);
-        let picked = ring.pick(Instant::now()).unwrap();
+        let picked = ring.pick(&ANY, Instant::now()).unwrap();
         for text in [format!("{ring:?}"), format!("{picked:?}")] {
             assert!(!text.contains("hush"), "{text}");
         }
@@ -328,12 +468,12 @@ mod tests {
             let mut now = Instant::now();
             for (why, retry_after, pause) in steps {
                 now += Duration::from_secs(pause);
-                let picked = ring.pick(now);
-                prop_assert_eq!(picked.is_some(), ring.earliest(now).is_none());
-                let Some(picked) = picked else {
+                let picked = ring.pick(&ANY, now);
+                prop_assert_eq!(picked.is_ok(), ring.earliest(now).is_none());
+                let Ok(picked) = picked else {
                     let earliest = ring.earliest(now).unwrap();
                     prop_assert!(earliest > now);
-                    prop_assert!(ring.pick(earliest).is_some());
+                    prop_assert!(ring.pick(&ANY, earliest).is_ok());
                     continue;
                 };
                 let why = [Why::RateLimited, Why::Refused, Why::Quota][usize::from(why)];

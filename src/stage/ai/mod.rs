@@ -4,6 +4,7 @@
 //! [`event::Event`]s. Where caller and provider speak the same one, bytes pass through; where they do not, one
 //! reads and the other writes.
 
+pub mod allowance;
 pub mod base_url;
 pub mod breaker;
 pub mod call;
@@ -14,6 +15,7 @@ pub mod event;
 pub mod eventstream;
 pub mod fault;
 pub mod form;
+pub mod google;
 pub mod json;
 pub mod key_ring;
 pub mod names;
@@ -21,10 +23,12 @@ pub mod order;
 pub mod peek;
 pub mod price;
 pub mod provider;
+pub mod realtime;
 pub mod relay;
 pub mod reply;
 pub mod retry;
 pub mod settings;
+pub mod sigv4;
 pub mod sse;
 pub mod target;
 pub mod tokens;

@@ -29,6 +29,8 @@ pub struct Edits<'a> {
     pub model: Option<&'a str>,
     /// Sets `stream_options.include_usage`, whatever it was.
     pub include_usage: bool,
+    /// A whole member, `"key":value`, that takes the place of the model's, for a provider that wants none.
+    pub in_place_of_model: Option<&'a str>,
 }
 
 /// Where things are in the body.
@@ -81,7 +83,12 @@ impl Peek {
     pub fn patch(&self, body: &[u8], edits: &Edits<'_>) -> Vec<u8> {
         let mut changes: Vec<(Range<usize>, String)> = Vec::new();
         let mut new = Vec::new();
-        if let Some(model) = edits.model {
+        if let Some(member) = edits.in_place_of_model {
+            match &self.places.model {
+                Some(value) => changes.push((whole_member(body, value), member.to_owned())),
+                None => new.push(member.to_owned()),
+            }
+        } else if let Some(model) = edits.model {
             let model = serde_json::Value::from(model).to_string();
             match &self.places.model {
                 Some(span) => changes.push((span.clone(), model)),
@@ -207,6 +214,14 @@ fn apply(body: &[u8], changes: &[(Range<usize>, String)]) -> Vec<u8> {
     }
     out.extend_from_slice(&body[from..]);
     out
+}
+
+/// A member with its key, which has no quotes within; `value` is where its value is.
+fn whole_member(body: &[u8], value: &Range<usize>) -> Range<usize> {
+    let before = &body[..value.start];
+    let close = before.iter().rposition(|byte| *byte == b'"');
+    let open = close.and_then(|close| before[..close].iter().rposition(|byte| *byte == b'"'));
+    open.unwrap_or(value.start)..value.end
 }
 
 /// Over an object; `on_member` is given each key as it is meant and as it is written.
@@ -374,11 +389,12 @@ mod tests {
     fn only_what_is_edited_changes() {
         let model = Edits {
             model: Some("b\"c"),
-            include_usage: false,
+            ..Edits::default()
         };
         let both = Edits {
             model: Some("b"),
             include_usage: true,
+            ..Edits::default()
         };
         check(
             r#"{ "x":1.0e+2 ,"model": "a" }"#,
@@ -408,10 +424,30 @@ mod tests {
     }
 
     #[test]
+    fn a_member_takes_the_place_of_the_models() {
+        let version = Edits {
+            in_place_of_model: Some(r#""v":"1""#),
+            ..Edits::default()
+        };
+        for (before, after) in [
+            (r#"{"model":"a"}"#, r#"{"v":"1"}"#),
+            (
+                r#"{ "x":"y\"", "model" : "a" , "z":1}"#,
+                r#"{ "x":"y\"", "v":"1" , "z":1}"#,
+            ),
+            (r#"{"\u006dodel":null,"x":1.0}"#, r#"{"v":"1","x":1.0}"#),
+            (r#"{"x":{"model":"a"}}"#, r#"{"v":"1","x":{"model":"a"}}"#),
+            ("{}", r#"{"v":"1"}"#),
+        ] {
+            check(before, version, after);
+        }
+    }
+
+    #[test]
     fn a_stream_is_asked_for_its_usage_in_place() {
         let usage = Edits {
-            model: None,
             include_usage: true,
+            ..Edits::default()
         };
         let both = Edits {
             model: Some("b"),
@@ -546,7 +582,7 @@ mod tests {
             let body = if pretty { serde_json::to_vec_pretty(&tree) } else { serde_json::to_vec(&tree) }.unwrap();
             let peek = Peek::read(&body).unwrap();
             prop_assert_eq!(&peek.patch(&body, &Edits::default()), &body);
-            let patched = peek.patch(&body, &Edits { model: Some(&to), include_usage: true });
+            let patched = peek.patch(&body, &Edits { model: Some(&to), include_usage: true, in_place_of_model: None });
             let mut expected = tree;
             expected["model"] = to.into();
             if expected["stream_options"].is_null() { expected["stream_options"] = json!({}); }

@@ -51,15 +51,30 @@ pub struct Way {
     path: &'static str,
     /// Where it differs from the provider's other ways.
     auth: Option<Auth>,
+    family: Family,
 }
 
-/// What is asked. The first four are wire formats, which translate into each other.
+/// Which models are asked in this way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    All,
+    /// Those of Anthropic.
+    Claude,
+    /// All but those of Anthropic.
+    Others,
+}
+
+/// What is asked. The first six are wire formats, which translate into each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     Chat,
     Responses,
     Messages,
     GenerateContent,
+    /// Bedrock's, which no caller speaks.
+    Converse,
+    /// Cohere's own chat, which no caller speaks.
+    CohereChat,
     Embeddings,
     ImagesGenerations,
     ImagesEdits,
@@ -113,6 +128,8 @@ impl Operation {
             Self::Responses => "responses",
             Self::Messages => "messages",
             Self::GenerateContent => "generate_content",
+            Self::Converse => "converse",
+            Self::CohereChat => "cohere_chat",
             Self::Embeddings => "embeddings",
             Self::ImagesGenerations => "images_generations",
             Self::ImagesEdits => "images_edits",
@@ -134,7 +151,12 @@ impl Operation {
     pub fn is_dialect(self) -> bool {
         matches!(
             self,
-            Self::Chat | Self::Responses | Self::Messages | Self::GenerateContent
+            Self::Chat
+                | Self::Responses
+                | Self::Messages
+                | Self::GenerateContent
+                | Self::Converse
+                | Self::CohereChat
         )
     }
 }
@@ -149,10 +171,17 @@ impl Kind {
         self.ways.iter().find(|way| way.operation == operation)
     }
 
-    /// The wire format to speak with it, to a caller who speaks `with`: the same one if it can, else its best.
-    pub fn dialect(&self, with: Operation) -> Option<&'static Way> {
-        let same = self.way(with).filter(|way| way.operation.is_dialect());
-        same.or_else(|| self.ways.iter().find(|way| way.operation.is_dialect()))
+    /// How it can be asked this of this model; none: not at all.
+    pub fn way_to(&self, operation: Operation, model: &str) -> Option<&'static Way> {
+        self.way(operation).filter(|way| way.takes(model))
+    }
+
+    /// The wire format to speak with it of this model, to a caller who speaks `with`: the same one if it can, else
+    /// its best.
+    pub fn dialect(&self, with: Operation, model: &str) -> Option<&'static Way> {
+        let fits = |way: &&Way| way.operation.is_dialect() && way.takes(model);
+        let same = self.way(with).filter(fits);
+        same.or_else(|| self.ways.iter().find(fits))
     }
 
     /// Whether a key must be shown; a server of one's own may want none.
@@ -188,17 +217,33 @@ impl Kind {
 }
 
 impl Way {
-    /// Path and query below the base path, with the model's name where it belongs there. `stream` matters to
-    /// Gemini alone, which says it in the path.
+    /// Path and query below the base path, with the model's name where it belongs there. `stream` matters to those
+    /// who say it in the path.
     pub fn path(&self, model: &str, stream: bool) -> Cow<'static, str> {
         if !self.path.contains(MODEL) {
             return Cow::Borrowed(self.path);
         }
-        let path = self.path.replace(MODEL, &in_path(model));
-        if stream && self.operation == Operation::GenerateContent {
-            return path.replace(GENERATE, STREAM).into();
+        // Signatures are made over a colon that is written so.
+        let kept: &[u8] = match self.operation {
+            Operation::Converse => b"-_.~",
+            _ => b"-_.~@:",
+        };
+        let path = self.path.replace(MODEL, &in_path(model, kept));
+        for (whole, streamed) in STREAMED {
+            if let Some(start) = path.strip_suffix(whole).filter(|_| stream) {
+                return format!("{start}{streamed}").into();
+            }
         }
         path.into()
+    }
+
+    fn takes(&self, model: &str) -> bool {
+        let is_claude = model.starts_with("claude");
+        match self.family {
+            Family::All => true,
+            Family::Claude => is_claude,
+            Family::Others => !is_claude,
+        }
     }
 
     pub fn auth(&self, of: &Kind) -> Auth {
@@ -219,15 +264,19 @@ impl Auth {
 }
 
 const MODEL: &str = "{model}";
-const GENERATE: &str = ":generateContent";
-/// Without `alt=sse` it would be one long list of JSON.
-const STREAM: &str = ":streamGenerateContent?alt=sse";
+/// Ends of paths, and what stands there for a stream.
+const STREAMED: [(&str, &str); 3] = [
+    // Without `alt=sse` it would be one long list of JSON.
+    (":generateContent", ":streamGenerateContent?alt=sse"),
+    (":rawPredict", ":streamRawPredict"),
+    ("/converse", "/converse-stream"),
+];
 
 /// A name as one segment of a path; a caller's name must not lead anywhere else.
-fn in_path(model: &str) -> String {
+fn in_path(model: &str, kept: &[u8]) -> String {
     let mut text = String::with_capacity(model.len());
     for byte in model.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~@:".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || kept.contains(&byte) {
             text.push(char::from(byte));
         } else {
             write!(text, "%{byte:02X}").expect("text grows");
@@ -245,14 +294,21 @@ const fn way(operation: Operation, path: &'static str) -> Way {
         operation,
         path,
         auth: None,
+        family: Family::All,
     }
 }
 
 const fn by_bearer(operation: Operation, path: &'static str) -> Way {
     Way {
-        operation,
-        path,
         auth: Some(Auth::Bearer),
+        ..way(operation, path)
+    }
+}
+
+const fn of(family: Family, operation: Operation, path: &'static str) -> Way {
+    Way {
+        family,
+        ..way(operation, path)
     }
 }
 
@@ -267,7 +323,7 @@ const TRANSCRIPTIONS: Way = way(Operation::AudioTranscriptions, "/audio/transcri
 const TRANSLATIONS: Way = way(Operation::AudioTranslations, "/audio/translations");
 const MODERATIONS: Way = way(Operation::Moderations, "/moderations");
 const MODELS: Way = way(Operation::Models, "/models");
-const REALTIME: Way = way(Operation::Realtime, "/realtime");
+const REALTIME: Way = way(Operation::Realtime, "/realtime?model={model}");
 
 const fn habits(include_usage: bool, max_tokens: MaxTokens) -> Habits {
     Habits {
@@ -466,16 +522,87 @@ pub const AZURE: Kind = Kind {
     },
 };
 
-/// By the API that is compatible with `OpenAI`'s.
+/// The same by deployments and dated versions of the API, for resources that have no version-less one.
+pub const AZURE_DATED: Kind = Kind {
+    base_path: BasePath::Usual("/openai"),
+    ways: &[
+        way(Operation::Chat, "/deployments/{model}/chat/completions"),
+        way(Operation::Embeddings, "/deployments/{model}/embeddings"),
+        way(
+            Operation::ImagesGenerations,
+            "/deployments/{model}/images/generations",
+        ),
+        way(Operation::ImagesEdits, "/deployments/{model}/images/edits"),
+        way(Operation::AudioSpeech, "/deployments/{model}/audio/speech"),
+        way(
+            Operation::AudioTranscriptions,
+            "/deployments/{model}/audio/transcriptions",
+        ),
+        way(
+            Operation::AudioTranslations,
+            "/deployments/{model}/audio/translations",
+        ),
+    ],
+    ..AZURE
+};
+
+/// Words by its own chat, which tells more than the API that is compatible with `OpenAI`'s: thoughts, and what is
+/// billed.
 pub const COHERE: Kind = Kind {
     name: "cohere",
-    base_url: Some("https://api.cohere.com/compatibility/v1"),
-    base_path: BasePath::Usual("/compatibility/v1"),
+    base_url: Some("https://api.cohere.com"),
+    base_path: BasePath::Without("/v2"),
     auth: Auth::Bearer,
-    ways: &[CHAT, EMBEDDINGS],
+    ways: &[
+        way(Operation::CohereChat, "/v2/chat"),
+        way(Operation::Embeddings, "/compatibility/v1/embeddings"),
+    ],
     habits: Habits {
         // 498: the key is over; 499: the call was given up.
         retry: &[429, 500, 502, 503, 504],
+        ..habits(false, MaxTokens::Plain)
+    },
+};
+
+/// 424: the model failed. A key is one of Bedrock's own (`AWS_BEARER_TOKEN_BEDROCK`); without keys, requests are
+/// signed with credentials of AWS.
+pub const BEDROCK: Kind = Kind {
+    name: "bedrock",
+    base_url: None,
+    base_path: BasePath::Usual(""),
+    auth: Auth::Bearer,
+    ways: &[way(Operation::Converse, "/model/{model}/converse")],
+    habits: Habits {
+        retry: &[408, 424, 429, 500, 502, 503, 504],
+        ..habits(false, MaxTokens::Plain)
+    },
+};
+
+/// Below a project and a location; what is shown is a token that a service account is given.
+pub const VERTEX: Kind = Kind {
+    name: "vertex",
+    base_url: None,
+    base_path: BasePath::Without("/v1"),
+    auth: Auth::Bearer,
+    ways: &[
+        of(
+            Family::Others,
+            Operation::GenerateContent,
+            "/publishers/google/models/{model}:generateContent",
+        ),
+        of(
+            Family::Claude,
+            Operation::Messages,
+            "/publishers/anthropic/models/{model}:rawPredict",
+        ),
+        of(
+            Family::Others,
+            Operation::CountTokens,
+            "/publishers/google/models/{model}:countTokens",
+        ),
+    ],
+    habits: Habits {
+        overloaded: &[503, 529],
         ..habits(false, MaxTokens::Plain)
     },
 };
@@ -512,6 +639,8 @@ pub static KINDS: &[&Kind] = &[
     &PERPLEXITY,
     &AZURE,
     &COHERE,
+    &BEDROCK,
+    &VERTEX,
     &COMPATIBLE,
 ];
 
@@ -526,7 +655,8 @@ mod tests {
         assert_eq!(names.len(), KINDS.len());
         for kind in KINDS {
             assert_eq!(Kind::find(kind.name), Some(*kind));
-            assert!(kind.dialect(Operation::Chat).is_some(), "{}", kind.name);
+            let way = kind.dialect(Operation::Chat, "claude-x");
+            assert!(way.is_some(), "{}", kind.name);
             let ways: HashSet<_> = kind.ways.iter().map(|way| way.operation).collect();
             assert_eq!(ways.len(), kind.ways.len(), "{}", kind.name);
             for way in kind.ways {
@@ -563,6 +693,9 @@ mod tests {
             (&GEMINI, "/v1beta", ""),
             (&GEMINI, "/gemini/", "/gemini"),
             (&AZURE, "/", "/openai/v1"),
+            (&AZURE_DATED, "/", "/openai"),
+            (&BEDROCK, "/", ""),
+            (&VERTEX, "/v1/", ""),
             (&COMPATIBLE, "", "/v1"),
             (&COMPATIBLE, "/api/openai", "/api/openai"),
         ] {
@@ -571,6 +704,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a row has five columns")]
     fn a_path_names_the_model_where_the_provider_wants_it() {
         for (kind, operation, model, stream, path) in [
             (&OPENAI, Operation::Chat, "gpt-5", true, "/chat/completions"),
@@ -603,6 +737,41 @@ mod tests {
                 "/v1beta/models/..%2F..%2Fx%3Fy%23z%25:embedContent",
             ),
             (
+                &BEDROCK,
+                Operation::Converse,
+                "us.anthropic.claude-haiku-4-5-20251001-v1:0",
+                false,
+                "/model/us.anthropic.claude-haiku-4-5-20251001-v1%3A0/converse",
+            ),
+            (
+                &BEDROCK,
+                Operation::Converse,
+                "arn:aws:bedrock:eu-west-1:1:inference-profile/x",
+                true,
+                "/model/arn%3Aaws%3Abedrock%3Aeu-west-1%3A1%3Ainference-profile%2Fx/converse-stream",
+            ),
+            (
+                &VERTEX,
+                Operation::GenerateContent,
+                "gemini-2.5-pro",
+                true,
+                "/publishers/google/models/gemini-2.5-pro:streamGenerateContent?alt=sse",
+            ),
+            (
+                &VERTEX,
+                Operation::Messages,
+                "claude-sonnet-4@20250514",
+                true,
+                "/publishers/anthropic/models/claude-sonnet-4@20250514:streamRawPredict",
+            ),
+            (
+                &AZURE_DATED,
+                Operation::Chat,
+                "my deployment",
+                true,
+                "/deployments/my%20deployment/chat/completions",
+            ),
+            (
                 &GEMINI,
                 Operation::CountTokens,
                 "..",
@@ -617,19 +786,33 @@ mod tests {
 
     #[test]
     fn a_caller_is_answered_in_its_own_words_where_the_provider_knows_them() {
-        for (kind, with, speaks) in [
-            (&OPENAI, Operation::Chat, Operation::Chat),
-            (&OPENAI, Operation::Responses, Operation::Responses),
-            (&OPENAI, Operation::Messages, Operation::Responses),
-            (&ANTHROPIC, Operation::Chat, Operation::Messages),
-            (&OPENROUTER, Operation::Messages, Operation::Messages),
-            (&COMPATIBLE, Operation::Responses, Operation::Chat),
-            (&GEMINI, Operation::Chat, Operation::GenerateContent),
-            (&GEMINI, Operation::Embeddings, Operation::GenerateContent),
+        use Operation::{Chat, CohereChat, Converse, GenerateContent, Messages, Responses};
+        for (kind, with, model, speaks) in [
+            (&OPENAI, Chat, "m", Chat),
+            (&OPENAI, Responses, "m", Responses),
+            (&OPENAI, Messages, "m", Responses),
+            (&ANTHROPIC, Chat, "m", Messages),
+            (&OPENROUTER, Messages, "m", Messages),
+            (&COMPATIBLE, Responses, "m", Chat),
+            (&GEMINI, Chat, "m", GenerateContent),
+            (&GEMINI, Operation::Embeddings, "m", GenerateContent),
+            (&COHERE, Chat, "m", CohereChat),
+            (&BEDROCK, Messages, "claude-x", Converse),
+            (&VERTEX, Chat, "gemini-2.5-pro", GenerateContent),
+            (&VERTEX, Messages, "gemini-2.5-pro", GenerateContent),
+            (&VERTEX, GenerateContent, "claude-x", Messages),
+            (&VERTEX, Messages, "claude-x", Messages),
         ] {
-            let way = kind.dialect(with).unwrap();
-            assert_eq!(way.operation, speaks, "{} {}", kind.name, with.name());
+            let way = kind.dialect(with, model).unwrap();
+            assert_eq!(way.operation, speaks, "{} {model}", kind.name);
         }
+    }
+
+    #[test]
+    fn what_a_model_is_not_asked_at_a_provider_has_no_way() {
+        let counts = |model| VERTEX.way_to(Operation::CountTokens, model).is_some();
+        assert!(counts("gemini-2.5-pro") && !counts("claude-x"));
+        assert!(OPENAI.way_to(Operation::Embeddings, "claude-x").is_some());
     }
 
     #[test]

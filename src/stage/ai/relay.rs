@@ -3,10 +3,11 @@
 //! Nothing is given out before the first content has come: until then another provider can take over, and
 //! the caller never learns of this one.
 
-use super::dialect::{Dialect, Frame, Keep, Reader, Wants, Writer};
+use super::dialect::{Dialect, Frame, Framing, Keep, Reader, Wants, Writer};
 use super::event::{Event, Stop, StopReason};
+use super::eventstream;
 use super::fault::{FaultKind, Malformed, ProviderFault};
-use super::sse::{Decoder, EVENT_BYTES_MAX};
+use super::sse::{self, EVENT_BYTES_MAX};
 use crate::base::usage::Usage;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -43,6 +44,39 @@ pub struct Facts {
     pub malformed: u32,
 }
 
+/// Finds events in what comes.
+enum Decoder {
+    Events(sse::Decoder),
+    Messages(eventstream::Decoder),
+}
+
+impl Decoder {
+    fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::Events => Self::Events(sse::Decoder::new(EVENT_BYTES_MAX)),
+            Framing::Messages => Self::Messages(eventstream::Decoder::new(EVENT_BYTES_MAX)),
+        }
+    }
+
+    fn push(&mut self, piece: Bytes) {
+        match self {
+            Self::Events(decoder) => decoder.push(piece),
+            Self::Messages(decoder) => decoder.push(&piece),
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<Frame>, Broke> {
+        match self {
+            Self::Events(decoder) => decoder
+                .next()
+                .map_err(|_| Broke::Malformed("an event is too large".to_owned())),
+            Self::Messages(decoder) => decoder
+                .next()
+                .map_err(|broken| Broke::Malformed(broken.to_string())),
+        }
+    }
+}
+
 pub struct Relay {
     decoder: Decoder,
     reader: Box<dyn Reader>,
@@ -64,7 +98,7 @@ impl Relay {
     /// From a provider that speaks `from` to a caller that speaks `to`.
     pub fn new(from: &dyn Dialect, to: Option<&dyn Dialect>, wants: Wants) -> Self {
         Self {
-            decoder: Decoder::new(EVENT_BYTES_MAX),
+            decoder: Decoder::new(from.framing()),
             reader: from.reader(),
             writer: to.map(|to| to.writer(wants.clone())),
             wants,
@@ -83,13 +117,10 @@ impl Relay {
     /// More bytes of the stream.
     pub fn push(&mut self, piece: Bytes) -> Result<(), Broke> {
         self.decoder.push(piece);
-        loop {
-            match self.decoder.next() {
-                Ok(Some(frame)) => self.frame(&frame)?,
-                Ok(None) => return Ok(()),
-                Err(_) => return Err(Broke::Malformed("an event is too large".to_owned())),
-            }
+        while let Some(frame) = self.decoder.next()? {
+            self.frame(&frame)?;
         }
+        Ok(())
     }
 
     /// The connection has ended.

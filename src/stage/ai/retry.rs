@@ -19,6 +19,8 @@ pub enum Failure {
     Silent,
     /// The call cannot be said in the target's dialect: nothing was sent.
     NotSaid,
+    /// The provider has as much work as we give it, and so many wait already, or waited in vain: nothing was sent.
+    Full,
     /// The provider said so, or what it said could not be read.
     Said(FaultKind),
 }
@@ -31,6 +33,7 @@ impl Failure {
             Self::Reset => "reset",
             Self::Silent => "timed_out",
             Self::NotSaid => "not_translatable",
+            Self::Full => "queue_full",
             Self::Said(kind) => kind.code(),
         }
     }
@@ -39,7 +42,7 @@ impl Failure {
     pub fn blames_provider(self) -> bool {
         match self {
             Self::NotConnected | Self::Reset | Self::Silent => true,
-            Self::NotSaid => false,
+            Self::NotSaid | Self::Full => false,
             Self::Said(kind) => matches!(
                 kind,
                 FaultKind::Server
@@ -126,7 +129,8 @@ pub fn after(facts: Facts) -> After {
             | FaultKind::ContextLength
             | FaultKind::ContentPolicy,
         ) => After::Tell,
-        Failure::NotSaid | Failure::Said(FaultKind::NotFound) => next,
+        // Who waited for a place has had its turn.
+        Failure::NotSaid | Failure::Full | Failure::Said(FaultKind::NotFound) => next,
         Failure::Said(_) if facts.failure.blames_key() && facts.other_keys => {
             After::Again(Duration::ZERO)
         }
@@ -188,7 +192,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_failure_is_followed_by_what_may_mend_it() {
-        use Failure::{NotConnected, NotSaid, Reset, Said, Silent};
+        use Failure::{Full, NotConnected, NotSaid, Reset, Said, Silent};
         use FaultKind as Kind;
         let again = After::Again(Duration::from_millis(300));
         for (failure, with_others, alone) in [
@@ -205,6 +209,7 @@ mod tests {
             (Said(Kind::Timeout), After::Next, After::Tell),
             (Silent, After::Next, After::Tell),
             (NotSaid, After::Next, After::Tell),
+            (Full, After::Next, After::Tell),
             (NotConnected, After::Next, again),
             (Reset, again, again),
         ] {

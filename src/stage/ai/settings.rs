@@ -1,7 +1,8 @@
 //! Providers and models as they are written.
 
 use super::price::Price;
-use super::provider::Kind;
+use super::provider::{AZURE, AZURE_DATED, BEDROCK, Kind, VERTEX};
+use super::sigv4::Credentials;
 use crate::base::secret::Secret;
 use crate::base::units::{OneOrMany, Percent, Period};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -18,21 +19,43 @@ use std::path::PathBuf;
 #[serde(deny_unknown_fields, default)]
 pub struct ProviderSettings {
     /// `openai`, `anthropic`, `gemini`, `mistral`, `deepseek`, `groq`, `xai`, `together`, `openrouter`, `perplexity`,
-    /// `azure`, `cohere`, or `compatible` for any server that speaks like `OpenAI` (Ollama, vLLM, llama.cpp).
+    /// `azure`, `cohere`, `bedrock`, `vertex`, or `compatible` for any server that speaks like `OpenAI` (Ollama, vLLM, llama.cpp).
     /// Absent: the provider's own name, if it is one of these.
     pub kind: Option<String>,
     /// Where it is: `https://api.openai.com`, with or without its `/v1`. Absent or empty: where its kind is.
     pub base_url: Option<String>,
     /// One key or several, taken in turn. A provider whose keys are all empty, as from variables that are not set,
-    /// is not used; only a `compatible` one may have none.
+    /// is not used; only a `compatible` one may have none. `bedrock` takes keys of its own, or `aws`; `vertex` takes
+    /// a `service_account` in place of keys.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub keys: OneOrMany<Secret>,
+    /// Where in AWS: `us-east-1`. For `bedrock`, which is found there unless `base_url` says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Credentials of AWS, by which requests to `bedrock` are signed where it has no `keys`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aws: Option<AwsSettings>,
+    /// The project in Google's cloud, for `vertex`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Where in Google's cloud, for `vertex`: `europe-west4`, or `global`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// The JSON key file of a service account, for `vertex`: `file:/path`. Its tokens are got from the place that the
+    /// file names, beside the calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<Secret>,
+    /// A dated version of the API of `azure`, such as `2024-10-21`, in which deployments are part of the path.
+    /// Absent: its version-less API, where the name of the deployment is that of the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<String>,
     /// Headers to send with each request, such as `OpenAI-Organization`. Never the key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// `http1` or `http2`. Absent: HTTP/2 where the provider agrees to it (only ever over TLS).
     pub protocol: Option<Protocol>,
-    /// PEM file of the authorities that sign its certificate. Absent: those of the system.
+    /// PEM file of the authorities that sign its certificate, and that of the place where its tokens are got.
+    /// Absent: those of the system.
     pub ca: Option<PathBuf>,
     /// Time limits of one attempt.
     pub timeouts: TimeoutSettings,
@@ -45,6 +68,19 @@ pub struct ProviderSettings {
     /// How long a key is left alone after 429 without a word how long, and after 401, 402 and a used-up quota.
     /// Default `1m`.
     pub key_cooldown: KeyCooldown,
+}
+
+/// Credentials of AWS.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AwsSettings {
+    /// `AWS_ACCESS_KEY_ID` in the words of AWS's own tools.
+    pub access_key_id: Secret,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: Secret,
+    /// `AWS_SESSION_TOKEN`, of credentials that are good for some hours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<Secret>,
 }
 
 /// How long a key is left alone.
@@ -99,9 +135,10 @@ impl Default for TimeoutSettings {
 pub struct CapacitySettings {
     /// Requests in flight at each address of the provider. Default 1000.
     pub max_in_flight: u32,
-    /// Requests that may wait when it is full. Default 1000.
+    /// Requests that may wait when it is full. Users take turns, each with its requests in their order; when the
+    /// queue is full as well, who has most in it makes room for who has less. As many may wait for a key. Default 1000.
     pub queue_max: u32,
-    /// Longest wait. Default `10s`.
+    /// Longest wait; then the next target is asked, or the caller is told when to come back. Default `10s`.
     pub queue_timeout: Period,
 }
 
@@ -129,7 +166,8 @@ pub struct RetrySettings {
     /// First wait before a retry; doubled each time, with full jitter. A provider's own word (`Retry-After`) goes
     /// before. Default `250ms`.
     pub backoff: Period,
-    /// A provider that asks for a longer wait is left for the next target. Default `5s`.
+    /// A provider that asks for a longer wait is left for the next target. So long a call waits as well for a key of
+    /// which the provider has said that no requests, or too few tokens, are left. Default `5s`.
     pub wait_max: Period,
 }
 
@@ -312,20 +350,85 @@ pub enum FallbackOn {
 impl ProviderSettings {
     /// What kind it is; none where neither `kind` nor its own name is known.
     pub fn kind_of(&self, name: &str) -> Option<&'static Kind> {
-        Kind::find(self.kind.as_deref().unwrap_or(name))
+        let kind = Kind::find(self.kind.as_deref().unwrap_or(name))?;
+        let dated = *kind == AZURE && filled(self.api_version.as_ref()).is_some();
+        Some(if dated { &AZURE_DATED } else { kind })
     }
 
-    /// The base URL as it is written, or else the kind's; none where neither is.
-    pub fn base_url_of(&self, kind: &Kind) -> Option<&str> {
-        let written = self.base_url.as_deref().filter(|url| !url.is_empty());
-        written.or(kind.base_url)
+    /// The base URL as it is written, or else where the kind is; none where neither is known.
+    pub fn base_url_of(&self, kind: &Kind) -> Option<Cow<'_, str>> {
+        if let Some(written) = filled(self.base_url.as_ref()) {
+            return Some(written.into());
+        }
+        if let Some(region) = filled(self.region.as_ref()).filter(|_| *kind == BEDROCK) {
+            let china = if region.starts_with("cn-") { ".cn" } else { "" };
+            let url = format!("https://bedrock-runtime.{region}.amazonaws.com{china}");
+            return Some(url.into());
+        }
+        if let Some(location) = filled(self.location.as_ref()).filter(|_| *kind == VERTEX) {
+            let url = match location {
+                "global" => "https://aiplatform.googleapis.com".to_owned(),
+                location => format!("https://{location}-aiplatform.googleapis.com"),
+            };
+            return Some(url.into());
+        }
+        kind.base_url.map(Cow::Borrowed)
     }
 
-    /// Whether there is a key to show, or none is needed.
+    /// What stands between the base path and the path of each way.
+    pub fn below_base(&self, kind: &Kind) -> String {
+        match (
+            filled(self.project.as_ref()),
+            filled(self.location.as_ref()),
+        ) {
+            (Some(project), Some(location)) if *kind == VERTEX => {
+                format!("/v1/projects/{project}/locations/{location}")
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// What stands behind the path of each way.
+    pub fn query(&self, kind: &Kind) -> String {
+        match filled(self.api_version.as_ref()) {
+            Some(version) if *kind == AZURE_DATED => format!("?api-version={version}"),
+            _ => String::new(),
+        }
+    }
+
+    /// Whether there is a key to show, or something in its place, or none is needed.
     pub fn is_enabled(&self, kind: &Kind) -> bool {
-        let has_key = self.keys.iter().any(|key| !key.expose().is_empty());
-        has_key || !kind.needs_key()
+        self.has_keys()
+            || !kind.needs_key()
+            || (*kind == BEDROCK && self.credentials().is_some())
+            || (*kind == VERTEX && self.account().is_some())
     }
+
+    pub fn has_keys(&self) -> bool {
+        self.keys.iter().any(|key| !key.expose().is_empty())
+    }
+
+    /// Credentials of AWS, where they are whole.
+    pub fn credentials(&self) -> Option<Credentials> {
+        let aws = self.aws.as_ref()?;
+        let filled = |secret: &Secret| !secret.expose().is_empty();
+        let whole = filled(&aws.access_key_id) && filled(&aws.secret_access_key);
+        whole.then(|| Credentials {
+            access_key_id: aws.access_key_id.clone(),
+            secret_access_key: aws.secret_access_key.clone(),
+            session_token: aws.session_token.clone().filter(filled),
+        })
+    }
+
+    /// The key file of a service account.
+    pub fn account(&self) -> Option<&str> {
+        let account = self.service_account.as_ref().map(Secret::expose);
+        account.filter(|account| !account.is_empty())
+    }
+}
+
+fn filled(text: Option<&String>) -> Option<&str> {
+    text.map(String::as_str).filter(|text| !text.is_empty())
 }
 
 impl TargetSettings {

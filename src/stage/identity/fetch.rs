@@ -1,184 +1,31 @@
-//! One GET to an issuer of keys, over a connection of its own.
-//!
-//! By hyper alone, which is in the program already: a client of all comforts would bring forty crates
-//! for one small file every ten minutes. Redirects are not followed: the operator named the place.
+//! One GET to an issuer of keys.
 
 use super::jwks::{Fetch, Fetched, Source};
-use http::{HeaderMap, Request, StatusCode, Uri, header};
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::sync::Arc;
+use crate::wire::fetch::Place;
+use http::{HeaderMap, StatusCode, header};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-
-/// A set of 64 keys with certificates has about 200 KiB.
-const BODY_BYTES_MAX: usize = 256 << 10;
 
 /// Fetches the keys of one issuer.
-pub struct HttpFetch {
-    uri: Uri,
-    host: String,
-    port: u16,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-}
+pub struct HttpFetch(Place);
 
 impl HttpFetch {
     /// Fails for what is no URL, and when the system has no authorities to trust.
     pub fn new(source: &Source) -> Result<Self, String> {
-        let (uri, is_tls) = parse(&source.url)?;
-        let host = uri.host().unwrap_or_default();
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
-        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let tls = if is_tls {
-            let name = ServerName::try_from(host.clone());
-            let name = name.map_err(|_| format!("`{host}` is not the name of a server"))?;
-            Some((TlsConnector::from(tls_config(source)?), name))
-        } else {
-            None
-        };
-        Ok(Self {
-            uri,
-            host,
-            port,
-            tls,
-        })
-    }
-
-    async fn connect(&self) -> Result<TcpStream, String> {
-        let address = (self.host.as_str(), self.port);
-        let connected = TcpStream::connect(address).await;
-        connected.map_err(|error| format!("cannot connect to {}:{}: {error}", self.host, self.port))
-    }
-
-    fn request(&self) -> Result<Request<String>, String> {
-        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let host = self
-            .uri
-            .authority()
-            .map_or("", |authority| authority.as_str());
-        let request = Request::get(path)
-            .header(header::HOST, host)
-            .header(header::ACCEPT, "application/json")
-            .header(
-                header::USER_AGENT,
-                concat!("onemind/", env!("CARGO_PKG_VERSION")),
-            )
-            .header(header::CONNECTION, "close");
-        request
-            .body(String::new())
-            .map_err(|error| error.to_string())
+        Place::new(&source.url, source.authorities.as_deref()).map(Self)
     }
 }
 
 impl Fetch for HttpFetch {
     async fn fetch(&self) -> Result<Fetched, String> {
-        let tcp = self.connect().await?;
-        match &self.tls {
-            None => get(tcp, self.request()?).await,
-            Some((connector, name)) => {
-                let tls = connector.connect(name.clone(), tcp).await;
-                let tls = tls.map_err(|error| format!("no TLS with {}: {error}", self.host))?;
-                get(tls, self.request()?).await
-            }
+        let answer = self.0.get().await?;
+        if answer.status != StatusCode::OK {
+            return Err(format!("the answer is {}", answer.status));
         }
+        Ok(Fetched {
+            max_age: max_age(&answer.headers),
+            body: answer.body,
+        })
     }
-}
-
-/// The URL, and whether it is one of https.
-pub fn parse(url: &str) -> Result<(Uri, bool), String> {
-    let uri: Uri = url.parse().map_err(|_| format!("`{url}` is not a URL"))?;
-    let is_tls = match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(format!("`{url}` does not begin with `https://`")),
-    };
-    if uri.host().is_none_or(str::is_empty) {
-        return Err(format!("`{url}` names no host"));
-    }
-    if uri
-        .authority()
-        .is_some_and(|authority| authority.as_str().contains('@'))
-    {
-        return Err("a user in the URL of keys is not sent".to_owned());
-    }
-    Ok((uri, is_tls))
-}
-
-fn tls_config(source: &Source) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    if let Some(authorities) = &source.authorities {
-        for authority in authorities {
-            let added = roots.add(authority.clone());
-            added.map_err(|error| format!("not usable as an authority: {error}"))?;
-        }
-    } else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            let fix = "install `ca-certificates`, or name a file with `jwks_ca`";
-            return Err(format!("the system has no authorities to trust: {fix}"));
-        }
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let builder = builder
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("cannot set up TLS: {error}"))?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
-
-async fn get(
-    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<String>,
-) -> Result<Fetched, String> {
-    let failed = |error: hyper::Error| format!("no answer: {error}");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
-    let answered = async {
-        let answer = sender.send_request(request).await.map_err(failed)?;
-        if answer.status() != StatusCode::OK {
-            return Err(format!("the answer is {}", answer.status()));
-        }
-        let max_age = max_age(answer.headers());
-        let body = whole(answer.into_body()).await?;
-        Ok(Fetched { body, max_age })
-    };
-    let mut answered = std::pin::pin!(answered);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        answer = &mut answered => return answer,
-        // The connection may end with the last byte; then the answer is whole, or never will be.
-        _ = &mut connection => {}
-    }
-    answered.await
-}
-
-/// The body, if it is not too large.
-async fn whole(mut body: Incoming) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| format!("the answer broke off: {error}"))?;
-        if let Some(data) = frame.data_ref() {
-            bytes.extend_from_slice(data);
-        }
-        if bytes.len() > BODY_BYTES_MAX {
-            return Err(format!(
-                "the answer is larger than {} KiB",
-                BODY_BYTES_MAX >> 10
-            ));
-        }
-    }
-    Ok(bytes)
 }
 
 /// RFC 9111 5.2.2.1; an answer that must not be kept is good for no time, which means the shortest.
@@ -203,6 +50,7 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::fetch::BODY_BYTES_MAX;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -224,22 +72,6 @@ mod tests {
                 expected.map(Duration::from_secs),
                 "{value}"
             );
-        }
-    }
-
-    #[test]
-    fn only_urls_are_taken() {
-        for (url, taken) in [
-            ("https://issuer.test/jwks.json", Some(true)),
-            ("http://127.0.0.1:8000/k?a=b", Some(false)),
-            ("https://[::1]/k", Some(true)),
-            ("issuer.test/jwks.json", None),
-            ("ftp://issuer.test/", None),
-            ("https://", None),
-            ("https://me:pw@issuer.test/", None),
-            ("/jwks.json", None),
-        ] {
-            assert_eq!(parse(url).ok().map(|(_, is_tls)| is_tls), taken, "{url}");
         }
     }
 

@@ -57,6 +57,7 @@ pub struct Rule {
     /// Units taken at once; 0 for none in advance.
     prepaid: u64,
     prefix: String,
+    keys: BTreeMap<String, u64>,
     users: BTreeMap<String, u64>,
     plans: BTreeMap<String, u64>,
 }
@@ -73,6 +74,7 @@ impl Rule {
             by: settings.by.0.clone(),
             prepaid: settings.prepaid.unwrap_or_default(),
             prefix: settings.prefix(name),
+            keys: settings.keys.clone(),
             users: settings.users.clone(),
             plans: settings.plans.clone(),
         })
@@ -119,7 +121,9 @@ impl Rule {
         let named = |from: &BTreeMap<String, u64>, name: Option<&str>| {
             name.and_then(|name| from.get(name)).copied()
         };
-        let other = named(&self.users, subject.user).or_else(|| named(&self.plans, subject.plan));
+        let other = named(&self.keys, subject.key)
+            .or_else(|| named(&self.users, subject.user))
+            .or_else(|| named(&self.plans, subject.plan));
         other.map_or(self.quota, |limit| self.quota.with_limit(limit))
     }
 }
@@ -177,9 +181,9 @@ pub fn describe(settings: &RuleSettings) -> String {
     if let Some(prepaid) = settings.prepaid.filter(|prepaid| *prepaid > 1) {
         let _ = write!(text, ", {prepaid} taken in advance by each instance");
     }
-    let others = settings.users.len() + settings.plans.len();
+    let others = settings.keys.len() + settings.users.len() + settings.plans.len();
     if others > 0 {
-        let _ = write!(text, ", {others} users or plans have their own");
+        let _ = write!(text, ", {others} keys, users or plans have their own");
     }
     let _ = write!(text, "; without Redis: {}", word(&settings.without_redis));
     text
@@ -299,9 +303,10 @@ mod tests {
     }
 
     #[test]
-    fn a_user_of_its_own_comes_before_its_plan() {
+    fn a_key_of_its_own_comes_before_its_user_and_that_before_its_plan() {
         let settings = RuleSettings {
             requests: Some(1),
+            keys: BTreeMap::from([("ci".to_owned(), 9)]),
             users: BTreeMap::from([("alice".to_owned(), 7)]),
             plans: BTreeMap::from([("pro".to_owned(), 5)]),
             ..RuleSettings::default()
@@ -309,10 +314,12 @@ mod tests {
         let limit = |user, plan| {
             let subject = Subject {
                 plan,
+                key: (user == Some("robot")).then_some("ci"),
                 ..subject(user, None)
             };
             rule(&settings).charge(&subject).unwrap().quota.limit()
         };
+        assert_eq!(limit(Some("robot"), Some("pro")), 9);
         assert_eq!(limit(Some("alice"), Some("pro")), 7);
         assert_eq!(limit(Some("bob"), Some("pro")), 5);
         assert_eq!(limit(Some("bob"), Some("free")), 1);

@@ -91,10 +91,13 @@ pub struct RuleSettings {
     pub algorithm: Algorithm,
     /// With `gcra`: requests or tokens that may come at once. Default: the whole quota.
     pub burst: Option<u64>,
-    /// For these users, this many instead of `requests`, `tokens` or `in_flight`.
+    /// For callers with these API keys, by their names, this many instead of `requests`, `tokens` or `in_flight`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, u64>,
+    /// For these users, this many instead, unless `keys` names their key.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub users: BTreeMap<String, u64>,
-    /// For users of these plans, this many instead, unless `users` names them.
+    /// For users of these plans, this many instead, unless `keys` or `users` names them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub plans: BTreeMap<String, u64>,
     /// So many of the quota an instance takes from Redis at once, counted there as spent, and then spends by

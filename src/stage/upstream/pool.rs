@@ -45,6 +45,8 @@ pub struct Want<'a> {
     pub now: Instant,
     /// What `hash` is taken of, see [`balance::hash::key_of`].
     pub key: Option<u64>,
+    /// Who asks: those who wait for a place take turns by user. All who name nobody are one.
+    pub user: Option<u64>,
     /// Where the caller was before: taken if eligible.
     pub sticky: Option<&'a Arc<Endpoint>>,
     /// Endpoints of earlier attempts: not again while there are others.
@@ -61,6 +63,7 @@ impl Want<'_> {
         Self {
             now,
             key: None,
+            user: None,
             sticky: None,
             tried: &[],
             allow_same: false,
@@ -219,11 +222,12 @@ impl Pool {
 
     async fn wait(self: &Arc<Self>, want: Want<'_>) -> Result<Lease, Unavailable> {
         let capacity = &self.settings.capacity;
-        let retry_after = capacity.queue_timeout.0.max(Duration::from_secs(1));
+        let unknown = capacity.queue_timeout.0.max(Duration::from_secs(1));
         let queue_max = usize::try_from(capacity.queue_max).unwrap_or(usize::MAX);
-        let Some(mut ticket) = self.queue.join(&want, queue_max) else {
-            return Err(Unavailable::QueueFull { retry_after });
-        };
+        let joined = self.queue.join(&want, queue_max);
+        let mut ticket = joined.map_err(|wait| Unavailable::QueueFull {
+            retry_after: wait.unwrap_or(unknown),
+        })?;
         self.serve_waiters(want.now);
         let mut longest = capacity.queue_timeout.0;
         if let Some(deadline) = want.deadline {
@@ -235,7 +239,12 @@ impl Pool {
             // The place may have come in the same moment as the end of patience.
             Err(_) => ticket.answer.try_recv().ok(),
         };
-        answer.unwrap_or(Err(Unavailable::WaitedInVain { retry_after }))
+        answer.unwrap_or_else(|| {
+            drop(ticket);
+            let likely = self.queue.wait_of(want.user, clock());
+            let retry_after = likely.unwrap_or(unknown);
+            Err(Unavailable::WaitedInVain { retry_after })
+        })
     }
 
     async fn answer(self: &Arc<Self>, ticket: &mut queue::Ticket<'_>) -> Answer {
@@ -249,7 +258,7 @@ impl Pool {
         }
     }
 
-    /// Gives what is free to those who wait, in their order.
+    /// Gives what is free to those who wait, by their turns.
     fn serve_waiters(self: &Arc<Self>, now: Instant) {
         while self.queue.waiting() > 0 {
             let served = self

@@ -342,6 +342,26 @@ async fn a_target_that_keeps_failing_is_left_alone_and_probed_again() {
 }
 
 #[tokio::test]
+async fn a_key_that_was_refused_is_tried_again_where_there_is_no_other() {
+    let ai = Ai::usual().await;
+    for trouble in [Trouble::BadKey, Trouble::Quota, Trouble::RateLimit] {
+        ai.openai.then(Fault::Error(trouble));
+        let answer = ai.ask(Speaks::Chat, "gpt", false).await;
+        assert_ne!(answer.status, 200, "{trouble:?}");
+        if matches!(trouble, Trouble::RateLimit) {
+            // The provider has said for how long, and is believed.
+            let answer = ai.ask(Speaks::Chat, "gpt", false).await;
+            assert_eq!(answer.status, 429, "{}", answer.text());
+            assert!(answer.header("retry-after").is_some());
+        } else {
+            let answer = ai.ask(Speaks::Chat, "gpt", false).await;
+            assert_eq!(answer.status, 200, "{trouble:?}: {}", answer.text());
+        }
+    }
+    assert_eq!(ai.openai.count(), 5);
+}
+
+#[tokio::test]
 async fn a_callers_mistakes_do_not_speak_against_the_provider() {
     let breaker = "retry: { backoff: 1ms, attempts: 1 }, breaker: { failures: 2, open: 10s }";
     let ai = Ai::start(breaker, ROUTE).await;

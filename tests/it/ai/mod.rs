@@ -1,8 +1,12 @@
 //! Calls of models: every SDK's dialect to every provider, and what becomes of each failure.
 
+mod egress;
+mod deploy;
 mod faults;
 mod limits;
 mod matrix;
+mod queue;
+mod realtime;
 mod streams;
 
 use crate::harness::{Answer, Client, Gateway, PROVIDER_KEY, Provider};

@@ -211,7 +211,8 @@ impl Gateway {
         .await
     }
 
-    pub(super) fn sent(&self) -> Arc<AtomicU64> {
+    /// Counts requests; for clients that outlive a borrow.
+    pub fn sent(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.sent)
     }
 

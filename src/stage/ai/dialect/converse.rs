@@ -15,7 +15,7 @@ use super::super::call::Call;
 use super::super::eventstream;
 use super::super::fault::{CallFault, Complaint, FaultKind, Malformed, ProviderFault};
 use super::super::reply::Reply;
-use super::{Dialect, InPath, Reader, Wants, Writer, Written};
+use super::{Dialect, Framing, InPath, Reader, Wants, Writer, Written};
 use http::HeaderMap;
 use serde_json::json;
 
@@ -66,6 +66,10 @@ impl Dialect for Converse {
         let name = faults::exception_of(complaint.status);
         eventstream::encode("exception", name, &self.write_fault(complaint), &mut out);
         out
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::Messages
     }
 
     /// There are none in such a stream.

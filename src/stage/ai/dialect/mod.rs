@@ -31,6 +31,10 @@ pub enum DialectName {
     Messages,
     /// Gemini `generateContent`.
     Gemini,
+    /// Bedrock's `Converse`: towards providers only.
+    Converse,
+    /// Cohere's chat: towards providers only.
+    Cohere,
 }
 
 impl DialectName {
@@ -40,6 +44,8 @@ impl DialectName {
             Self::Responses => &responses::Responses,
             Self::Messages => &messages::Messages,
             Self::Gemini => &gemini::Gemini,
+            Self::Converse => &converse::Converse,
+            Self::Cohere => &cohere::Cohere,
         }
     }
 }
@@ -72,8 +78,31 @@ pub trait Dialect: Send + Sync {
     /// `sequence` is where the stream stood, as [`Reader::sequence`] says it.
     fn write_last_fault(&self, complaint: &Complaint<'_>, sequence: u64) -> Vec<u8>;
 
+    /// What its streams are made of.
+    fn framing(&self) -> Framing {
+        Framing::Events
+    }
+
     /// Whether readers skip comments (`: keep-alive`) in a stream.
     fn takes_comments(&self) -> bool;
+}
+
+/// What a stream is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Server-sent events.
+    Events,
+    /// Messages of AWS.
+    Messages,
+}
+
+impl Framing {
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Events => "text/event-stream",
+            Self::Messages => "application/vnd.amazon.eventstream",
+        }
+    }
 }
 
 /// What Gemini says in the path: `/v1beta/models/{model}:streamGenerateContent`.

@@ -520,3 +520,62 @@ proptest! {
         }
     }
 }
+
+/// One that waits for a place in `pool`, already in its line.
+async fn waits(pool: &Arc<Pool>, user: u64) -> tokio::task::JoinHandle<Result<Lease, Unavailable>> {
+    let before = pool.waiting();
+    let joining = Arc::clone(pool);
+    let waiter = tokio::spawn(async move {
+        let want = Want {
+            user: Some(user),
+            ..Want::any(clock())
+        };
+        joining.acquire(want).await
+    });
+    until("it waits", || pool.waiting() > before).await;
+    waiter
+}
+
+#[tokio::test]
+async fn one_that_leaves_loses_its_turn_and_nobody_else_does() {
+    let pool = pool_with(&[1], full_at(1, 10));
+    let held = pool.acquire(Want::any(clock())).await.unwrap();
+    let first = waits(&pool, 1).await;
+    let second = waits(&pool, 1).await;
+    let third = waits(&pool, 1).await;
+    let light = waits(&pool, 2).await;
+    second.abort();
+    until("it has left", || pool.waiting() == 3).await;
+    drop(held);
+    let lease = first.await.unwrap().unwrap();
+    assert_eq!(pool.waiting(), 2);
+    drop(lease);
+    let lease = light.await.unwrap().unwrap();
+    assert_eq!(pool.waiting(), 1, "the others had no turn yet");
+    drop(lease);
+    drop(third.await.unwrap().unwrap());
+    assert_eq!(in_flight(&pool), [0]);
+}
+
+#[tokio::test]
+async fn a_full_line_has_room_for_who_has_less_in_it() {
+    let pool = pool_with(&[1], full_at(1, 2));
+    let held = pool.acquire(Want::any(clock())).await.unwrap();
+    let (first, last) = (waits(&pool, 1).await, waits(&pool, 1).await);
+    let want = |user| Want {
+        user: Some(user),
+        ..Want::any(clock())
+    };
+    let full =
+        |answer: Result<Lease, Unavailable>| matches!(answer, Err(Unavailable::QueueFull { .. }));
+    assert!(full(pool.acquire(want(1)).await));
+    let joining = Arc::clone(&pool);
+    let want_2 = want(2);
+    let other = tokio::spawn(async move { joining.acquire(want_2).await });
+    assert!(full(last.await.unwrap()), "it made room");
+    assert_eq!(pool.waiting(), 2);
+    assert!(full(pool.acquire(want(2)).await), "now they have alike");
+    drop(held);
+    drop(first.await.unwrap().unwrap());
+    drop(other.await.unwrap().unwrap());
+}

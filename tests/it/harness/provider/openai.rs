@@ -5,7 +5,7 @@ use super::media::missing;
 use super::prompt::{Choice, Form, Prompt, Saying, Stop, Tool, count, pieces};
 use super::refusal::Refusal;
 use super::{
-    Answered, Asked, Behaviour, embeddings, fresh_id, list, media, now, responses, text,
+    Answered, Asked, Behaviour, embeddings, fresh_id, list, media, now, realtime, responses, text,
     unknown_field,
 };
 use bytes::Bytes;
@@ -94,6 +94,9 @@ fn respond(asked: &Asked, behaviour: &Behaviour) -> Result<Due, Refusal> {
             let name = path.trim_start_matches("/v1/models/");
             knows(name, behaviour)?;
             return Ok(Due::json(Flavour::Other, &model(name)));
+        }
+        ("GET", "/v1/realtime") if realtime::is_asked(asked) => {
+            return realtime::check(asked, behaviour);
         }
         ("POST", path) => path,
         (method, path) => return Err(no_route(method, path)),

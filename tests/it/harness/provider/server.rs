@@ -2,7 +2,7 @@
 
 use super::super::reply::{Act, Reply};
 use super::super::wire::{Io, Wire, content_length, is_chunked, values};
-use super::{Asked, Fault, Shared, media};
+use super::{Asked, Fault, Shared, media, realtime};
 use bytes::Bytes;
 use serde_json::Value;
 use socket2::SockRef;
@@ -94,6 +94,9 @@ impl Connection {
                 return;
             };
             let (asked, fault) = self.note(&head, body);
+            if self.shared.opens(&asked, &fault) {
+                return realtime::serve(self.wire, &asked).await;
+            }
             let reply = self.shared.reply(&asked, &fault);
             if !self.perform(reply, asked.nth).await {
                 return;

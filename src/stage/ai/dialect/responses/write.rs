@@ -30,7 +30,11 @@ pub fn call(call: &Call) -> Result<Written, CallFault> {
         put(&mut body, "tool_choice", tool_choice(&call.tool_choice));
         put(&mut body, "parallel_tool_calls", call.parallel_tools);
     }
-    put(&mut body, "max_output_tokens", call.max_tokens);
+    let max_tokens = call.max_tokens.map(|tokens| tokens.max(OUTPUT_TOKENS_MIN));
+    if max_tokens != call.max_tokens {
+        dropped.push("max_tokens".to_owned());
+    }
+    put(&mut body, "max_output_tokens", max_tokens);
     put(
         &mut body,
         "temperature",
@@ -53,6 +57,9 @@ pub fn call(call: &Call) -> Result<Written, CallFault> {
         dropped,
     })
 }
+
+/// `OpenAI` refuses a smaller `max_output_tokens`; asked for less, the answer may be this long.
+const OUTPUT_TOKENS_MIN: u64 = 16;
 
 /// What has no words here, but only hints.
 fn left_out(call: &Call) -> impl Iterator<Item = &'static str> {
