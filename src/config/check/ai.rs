@@ -16,6 +16,8 @@ use std::collections::{BTreeSet, HashSet};
 /// Headers by which a provider is shown who asks, and those that belong to the call itself.
 const OURS: &[&str] = &[
     "authorization",
+    "x-amz-date",
+    "x-amz-security-token",
     "x-api-key",
     "x-goog-api-key",
     "api-key",
