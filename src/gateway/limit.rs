@@ -36,6 +36,24 @@ pub async fn acquire(
     decision.reject.map_or(Ok(()), Err)
 }
 
+/// Refuses a caller that is known to be over a limit, before its body is read.
+pub fn refuse_known(ctx: &mut RequestContext, route: &Route) -> Result<(), Reject> {
+    if route.limits.is_empty() {
+        return Ok(());
+    }
+    let refusal = route
+        .limits
+        .known_refusal(&subject(ctx, route, None), Now::read());
+    let Some(decision) = refusal else {
+        return Ok(());
+    };
+    if let Some(admission) = &mut ctx.admission {
+        admission.limit_headers = decision.headers;
+        admission.standings = [decision.requests, decision.tokens];
+    }
+    decision.reject.map_or(Ok(()), Err)
+}
+
 /// Counts a call that was counted already as one of another provider. If that provider's rules refuse it, all
 /// is as it was.
 pub async fn move_on(ctx: &mut RequestContext, demand: &Demand<'_>) -> Result<(), Reject> {

@@ -41,6 +41,7 @@ impl<'a> Run<'a> {
         if !matches!(tried, Err(Stop::Caller(_))) {
             self.waiting_since = None;
         }
+        let tried = tried.map(|tried| tried.hiding(trying.key.secret()));
         if let Ok(Tried::Failed(failed)) = &tried {
             self.note(&mut trying, failed);
         }
@@ -216,7 +217,7 @@ impl<'a> Run<'a> {
         let mut relay = Relay::new(dialect, to, self.wants());
         let timeouts = &trying.provider().settings.timeouts;
         let limits = Limits {
-            first_token: trying.started + timeouts.first_token.0,
+            first_token: timeouts.first_token.0,
             gap: timeouts.gap.0,
             end: trying.end(),
         };
@@ -268,7 +269,9 @@ impl<'a> Run<'a> {
             trying.trial.first_token(first_token, Instant::now());
         }
         inference.stop = facts.stop.as_ref().map(|stop| stop.reason);
-        match facts.usage.filter(|_| relay.is_over()) {
+        // With the reason why it ended come the last counts.
+        let has_ended = relay.is_over() || facts.stop.is_some();
+        match facts.usage.filter(|_| has_ended) {
             Some(usage) => inference.counted(usage),
             None => inference.guessed(facts.usage, prompt, facts.words),
         }
@@ -301,6 +304,10 @@ impl<'a> Run<'a> {
         }
         self.waited();
         let now = Instant::now();
+        let mut reply = reply;
+        if reply.created == 0 {
+            reply.created = crate::snapshot::unix_now();
+        }
         let (prompt, words) = (self.task.prompt_tokens, reply.words());
         let inference = self.ctx.inference_mut();
         inference.begun(now);
@@ -331,12 +338,18 @@ impl<'a> Run<'a> {
         answered: ResponseHead,
     ) -> Result<Tried, Stop> {
         if !is(&answered, "application/json") {
+            if !self.task.door.may_be_no_json() || is(&answered, "text/html") {
+                return Ok(Tried::Failed(Failed::malformed("no JSON")));
+            }
             self.waited();
             self.ctx.inference_mut().begun(Instant::now());
             return self.pass_raw(trying, held, &answered).await;
         }
         let limits = (trying.provider().settings.timeouts.gap.0, trying.end());
         let body = answer::read(self, held, (ANSWER_BYTES_MAX, false), limits).await?;
+        if !crate::stage::ai::json::is_answer(&body) {
+            return Ok(Tried::Failed(Failed::malformed("JSON that is no answer")));
+        }
         self.waited();
         let usage = crate::stage::ai::usage::of_other(&body);
         let prompt = self.task.prompt_tokens;
@@ -482,6 +495,7 @@ impl<'a> Run<'a> {
         if ending != Ending::CutByDrain {
             self.note(trying, &failed);
         }
+        let failed = failed.hiding(trying.key.secret());
         self.tell_in_stream(&failed, sequence, ending).await;
     }
 }

@@ -21,6 +21,22 @@ pub struct Failed {
 }
 
 impl Failed {
+    /// The same without our key, which some providers repeat in what they say of it.
+    #[must_use]
+    pub fn hiding(mut self, secret: Option<&str>) -> Self {
+        let Some(secret) = secret.filter(|secret| secret.len() >= 8) else {
+            return self;
+        };
+        for text in [&mut self.fault.message, &mut self.cause] {
+            if text.contains(secret) {
+                *text = text.replace(secret, "***");
+            }
+        }
+        let shows = |body: &Bytes| memchr::memmem::find(body, secret.as_bytes()).is_some();
+        self.own_words = self.own_words.filter(|body| !shows(body));
+        self
+    }
+
     pub fn said(kind: FaultKind, message: &str, retry_after: Option<Duration>) -> Self {
         Self {
             failure: Failure::Said(kind),

@@ -26,7 +26,7 @@ use super::pace::Pace;
 use super::timer::Timer;
 use crate::base::ending::Ending;
 use crate::snapshot::Target;
-use crate::stage::ai::retry::{self, After, Facts};
+use crate::stage::ai::retry::{self, After, Facts, Failure};
 use crate::stage::upstream::connector::Connector;
 use failed::Failed;
 use prepare::Task;
@@ -59,6 +59,15 @@ enum Tried {
     Failed(Failed),
 }
 
+impl Tried {
+    fn hiding(self, secret: Option<&str>) -> Self {
+        match self {
+            Self::Failed(failed) => Self::Failed(failed.hiding(secret)),
+            Self::Ended => Self::Ended,
+        }
+    }
+}
+
 /// Tries targets until one has answered, or none is left.
 pub async fn run(
     lane: Lane<'_>,
@@ -89,6 +98,8 @@ impl Run<'_> {
     async fn try_all(&mut self) -> Result<(), CallerFault> {
         let mut targets: VecDeque<Arc<Target>> = self.task.targets.drain(..).collect();
         let (mut here, mut all) = (0, 0);
+        // What a provider has said says more to the caller than that another could not be asked.
+        let mut said: Option<Failed> = None;
         while let Some(target) = targets.front().cloned() {
             (here, all) = (here + 1, all + 1);
             let failed = match self.attempt(&target).await {
@@ -120,11 +131,13 @@ impl Run<'_> {
                     here = 0;
                     self.admitted_only(&mut targets).await;
                     if targets.is_empty() {
-                        self.tell(failed).await;
+                        self.tell(worth_telling(failed, said.take())).await;
+                    } else if failed.failure != Failure::NotSaid {
+                        said = Some(failed);
                     }
                 }
                 After::Tell => {
-                    self.tell(failed).await;
+                    self.tell(worth_telling(failed, said)).await;
                     return Ok(());
                 }
             }
@@ -199,5 +212,13 @@ impl Run<'_> {
     fn end(&mut self, ending: Ending) {
         self.ctx.end(ending);
         self.ctx.lease = None;
+    }
+}
+
+/// The failure before, where the last one is only that a target could not be asked.
+fn worth_telling(last: Failed, before: Option<Failed>) -> Failed {
+    match before {
+        Some(before) if last.failure == Failure::NotSaid => before,
+        _ => last,
     }
 }

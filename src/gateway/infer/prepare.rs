@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 
 pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
+/// It is logged, sent on, and told in headers.
+const MODEL_BYTES_MAX: usize = 256;
+
 /// Tokens of an answer whose length the caller did not limit, at a guess, until it is known.
 const ANSWER_TOKENS: u64 = 1_000;
 
@@ -136,7 +139,7 @@ pub async fn run(
         Operation::Realtime => return realtime::enter(caller, ctx, (route, ai, door)).await,
         _ => {}
     }
-    refuse_encoded(&caller.head.headers)?;
+    limit::refuse_known(ctx, route)?;
     let place = shed::place(ctx)?;
     let reading = Instant::now();
     let body = match read(caller, ctx, timer, route).await {
@@ -144,17 +147,63 @@ pub async fn run(
         Err(fault) => return gone(caller, ctx, &fault),
     };
     ctx.inference_mut().waited += reading.elapsed();
-    let read = Read::of(&door, &body, &caller.head.headers).map_err(told)?;
-    let asked = door.model.clone().or_else(|| read.model.clone());
-    let asked = asked.unwrap_or_default();
-    ctx.inference_mut().asked.clone_from(&asked);
-    let plan = ai.find(&asked).ok_or_else(|| unknown_model(&asked))?;
-    let mut task = order(ctx, door, plan, (body, read), &caller.head.headers)?;
-    task.heartbeat = ai.heartbeat();
-    limit::acquire(ctx, route, Some(&task.demand(task.targets.first()))).await?;
+    let mut task = match understand(ctx, (ai, door), body, &caller.head.headers) {
+        Ok(task) => task,
+        Err(reject) => {
+            // It counts like any other, or else mistakes would be free.
+            limit::acquire(ctx, route, None).await?;
+            return Err(reject);
+        }
+    };
+    take(ctx, route, &mut task).await?;
     ctx.place = Some(place);
     ctx.inference_mut().streamed = task.stream;
     Ok(Next::Infer(Box::new(task)))
+}
+
+/// Which model is asked, and where it is to be had.
+fn understand(
+    ctx: &mut RequestContext,
+    (ai, door): (&AiRoute, Door),
+    body: Bytes,
+    headers: &HeaderMap,
+) -> Result<Task, Reject> {
+    refuse_encoded(headers)?;
+    let read = Read::of(&door, &body, headers).map_err(told)?;
+    let asked = door.model.clone().or_else(|| read.model.clone());
+    let asked = asked.unwrap_or_default();
+    if asked.len() > MODEL_BYTES_MAX {
+        return Err(told(CallFault::invalid(
+            "model",
+            "no model has so long a name",
+        )));
+    }
+    ctx.inference_mut().asked.clone_from(&asked);
+    let plan = ai.find(&asked).ok_or_else(|| unknown_model(&asked))?;
+    let mut task = order(ctx, door, plan, (body, read), headers)?;
+    task.heartbeat = ai.heartbeat();
+    Ok(task)
+}
+
+/// Counts the call at the first provider whose own limits let it.
+async fn take(ctx: &mut RequestContext, route: &Route, task: &mut Task) -> Result<(), Reject> {
+    loop {
+        let first = task.targets.first();
+        let Err(refused) = limit::acquire(ctx, route, Some(&task.demand(first))).await else {
+            return Ok(());
+        };
+        let Some(provider) = first.map(|target| Arc::clone(&target.provider)) else {
+            return Err(refused);
+        };
+        let rule = refused.rule.as_deref().unwrap_or_default();
+        if route.limits.is_by_provider(rule) {
+            task.targets
+                .retain(|target| target.provider.name != provider.name);
+        }
+        if task.targets.is_empty() || !route.limits.is_by_provider(rule) {
+            return Err(refused);
+        }
+    }
 }
 
 /// What must be known of a body.

@@ -28,8 +28,8 @@ pub enum Halt {
 /// Limits of the wait for the next piece.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Until which content must have begun.
-    pub first_token: Instant,
+    /// To the first content, from the last event that was none.
+    pub first_token: Duration,
     /// Between two events.
     pub gap: Duration,
     /// Until which all of it must have come.
@@ -136,7 +136,7 @@ impl Passing<'_> {
     ) -> Poll<Result<(), CallerFault>> {
         while self.relay.has_some() {
             if !run.caller.begun {
-                run.begin_stream()?;
+                run.begin_stream(true)?;
             }
             ready!(run.caller.poll_room(cx))?;
             if let Some(piece) = self.relay.take() {
@@ -193,7 +193,7 @@ impl Passing<'_> {
         let limit = if self.relay.is_committed() {
             now + self.limits.gap
         } else {
-            self.limits.first_token
+            now + self.limits.first_token
         };
         run.limit(limit.min(self.limits.end).saturating_duration_since(now));
     }
@@ -268,7 +268,8 @@ fn of_caller(fault: CallerFault) -> Halt {
 
 impl Run<'_> {
     /// The head of a streamed answer. From here on the caller has its 200.
-    pub fn begin_stream(&mut self) -> Result<(), CallerFault> {
+    /// `answered`: it is known who answers.
+    pub fn begin_stream(&mut self, answered: bool) -> Result<(), CallerFault> {
         let mut head = ResponseHead::new(StatusCode::OK);
         let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
         head.headers.insert(header::CONTENT_TYPE, events);
@@ -278,7 +279,10 @@ impl Run<'_> {
         let no_cache = HeaderValue::from_static("no-cache");
         head.headers.insert(header::CACHE_CONTROL, no_cache);
         self.ctx.status = 200;
-        self.decorate(&mut head.headers);
+        if answered {
+            self.decorate_own(&mut head.headers);
+        }
+        self.ctx.decorate(&mut head.headers);
         self.caller.put_head(head, Extent::Unknown)
     }
 }

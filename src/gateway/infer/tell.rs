@@ -32,7 +32,7 @@ impl Run<'_> {
         let request_id = self.ctx.request_id();
         let complaint = Complaint {
             status: reject.status(),
-            code: failed.fault.code.as_deref().unwrap_or(reject.code()),
+            code: reject.code(),
             message: reject.message(),
             param: None,
             retry_after: reject.retry_after,

@@ -97,7 +97,7 @@ impl Run<'_> {
         if let Poll::Ready(room) = self.caller.poll_flush(cx) {
             room?;
             if !self.caller.begun {
-                self.begin_stream()?;
+                self.begin_stream(false)?;
             }
             self.ctx.traffic.bytes_out += COMMENT.len() as u64;
             self.caller.put(Bytes::from_static(COMMENT));

@@ -188,6 +188,14 @@ impl Door {
         self.operation.is_dialect()
     }
 
+    /// Whether its answer may be something else than JSON: sounds, subtitles, plain text.
+    pub fn may_be_no_json(&self) -> bool {
+        matches!(
+            self.operation,
+            Operation::AudioSpeech | Operation::AudioTranscriptions | Operation::AudioTranslations
+        )
+    }
+
     /// Whether the body is a form with files, and no JSON.
     pub fn takes_form(&self) -> bool {
         matches!(

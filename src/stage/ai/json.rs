@@ -282,3 +282,13 @@ pub(super) fn refuse(message: String) -> CallFault {
         param: None,
     }
 }
+
+/// Whether this is a JSON object that says nothing of an error.
+pub fn is_answer(body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        error: Option<serde::de::IgnoredAny>,
+    }
+    let answer: Result<Answer, _> = serde_json::from_slice(body);
+    answer.is_ok_and(|answer| answer.error.is_none())
+}

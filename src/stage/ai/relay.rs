@@ -269,6 +269,8 @@ impl Relay {
                 return Ok(true);
             }
             Event::Fault(fault) => return Err(Broke::Fault(fault.clone())),
+            // A mark of the end without a word why it ends is no whole answer.
+            Event::End if self.facts.stop.is_none() => return Err(Broke::Cut),
             Event::End => {
                 self.over = true;
                 return Ok(true);

@@ -110,7 +110,7 @@ pub struct TimeoutSettings {
     /// To connect, TLS included. Default `5s`.
     pub connect: Period,
     /// From the request sent to the first piece of a streamed answer that says something. An answer that is no stream
-    /// may take until `total`. Default `60s`.
+    /// may take until `total`. Events that say nothing (`ping`, `response.created`) begin it anew. Default `2m`.
     pub first_token: Period,
     /// Between two pieces of an answer. Default `60s`.
     pub gap: Period,
@@ -122,7 +122,7 @@ impl Default for TimeoutSettings {
     fn default() -> Self {
         Self {
             connect: Period::seconds(5),
-            first_token: Period::seconds(60),
+            first_token: Period::seconds(120),
             gap: Period::seconds(60),
             total: Period::seconds(600),
         }

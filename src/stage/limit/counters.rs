@@ -222,6 +222,14 @@ impl Counters {
         self.outcome((rules, charges), &taken, lease, true)
     }
 
+    /// The charge that is known to be refused without asking anybody, and for how long.
+    pub fn known_refusal(&self, charges: &[Charge], now: Now) -> Option<(usize, Duration)> {
+        if self.remote.is_some() {
+            return self.refusals.find(charges.iter(), now.instant);
+        }
+        worst(&self.memory.look(charges, now.unix_us))
+    }
+
     /// Counts what a charge turns out to have been. Nobody waits for it.
     pub(super) fn correct(&self, correction: Correction, in_redis: bool, now: Now) {
         self.refusals.forget([&correction.key].into_iter());

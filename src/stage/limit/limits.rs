@@ -82,6 +82,21 @@ impl Limits {
         self.decide(about, &Undone::default(), now).await
     }
 
+    /// What is known to refuse the caller, before it is asked what it wants. Counts nothing, and asks nobody.
+    pub fn known_refusal(&self, subject: &Subject<'_>, now: Now) -> Option<Decision> {
+        let (rules, charges) = self.charges(subject);
+        let (at, wait) = self.counters.known_refusal(&charges, now)?;
+        let levels = charges.iter().map(|_| None).collect();
+        let decision = told(&rules, &charges, levels);
+        Some(decision.refused(reached(rules[at], wait, true)))
+    }
+
+    /// Whether this rule tells providers apart.
+    pub fn is_by_provider(&self, rule: &str) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|one| one.name == rule && one.is_by_provider())
+    }
+
     /// Counts a request that was admitted under the rules that tell providers apart as one of another provider,
     /// and no more as one of the provider before, in one step. If it is refused, all is as it was. Other rules
     /// are not asked: a request counts once for them.
