@@ -4,6 +4,8 @@
 #   make run    the gateway with conf/gateway.yaml (CONFIG=… for another)
 #   make check  format, lints, licences, unused dependencies
 #   make bench  beside nginx, HAProxy and a bare Pingora, on this machine
+#   make bench-ai  calls of models: beside nginx, a bare Pingora, LiteLLM and Portkey
+#   make bench-load  a busy day of 1,000 users in a minute and a half, with curves
 #   make bench-limits  what identity and three limits in Redis add to a request
 #   make fuzz   every parser of what strangers send, SECONDS=600 each
 #   make soak   long runs: upgrades, reloads, slow callers, connections at rest, half an hour of faults (SOAK_MINUTES=…)
@@ -14,7 +16,7 @@ CONFIG ?= conf/gateway.yaml
 SECONDS ?= 600
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench bench-limits fuzz soak image build-needs test-needs bench-needs check-needs
+.PHONY: demo run test check bench bench-ai bench-load bench-limits fuzz soak image build-needs test-needs bench-needs bench-ai-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -32,6 +34,14 @@ check: build-needs check-needs
 bench: build-needs bench-needs
 	$(CARGO) build --locked --release --bin onemind
 	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench compare -- $(ARGS)
+
+bench-ai: build-needs bench-needs bench-ai-needs
+	$(CARGO) build --locked --release --bin onemind
+	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench ai -- $(ARGS)
+
+bench-load: build-needs bench-needs
+	$(CARGO) build --locked --release --bin onemind
+	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench ai -- load $(ARGS)
 
 bench-limits: build-needs bench-needs
 	$(CARGO) build --locked --release --bin onemind
@@ -54,6 +64,8 @@ test-needs:
 	@.ci/install redis-server
 	@.ci/sdks
 bench-needs:
-	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux
+	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux redis-server
+bench-ai-needs:
+	@.ci/gateways
 check-needs:
 	@.ci/install-tools cargo-deny cargo-machete

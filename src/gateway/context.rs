@@ -9,6 +9,7 @@ use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
 use crate::snapshot::{ListenerRules, Measures, Meter, Route, Snapshot, Tunnel};
+use crate::stage::ai::dialect::DialectName;
 use crate::stage::limit::headers::{Headers as LimitHeaders, Standing};
 use crate::stage::limit::permits::Permits;
 use crate::stage::listen::forwarded::ForwardedHeaders;
@@ -321,8 +322,12 @@ impl RequestContext {
         if let Some(limits) = admission.and_then(|admission| admission.limit_headers.as_ref()) {
             limits.write(headers);
         }
-        if self.inference.is_some() {
+        if let Some(inference) = &self.inference {
             super::infer::headers::standings(headers, self.admission.as_ref());
+            if inference.dialect == DialectName::Messages {
+                // Where Anthropic's SDKs look for it.
+                headers.insert("request-id", arrival.request_id.clone());
+            }
         }
         if let Some(route) = self.route() {
             super::forward::change(headers, &route.response_headers);

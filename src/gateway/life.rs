@@ -31,9 +31,11 @@ pub async fn live(
 ) -> Option<Arc<ListenerRules>> {
     let mut ctx = lane.gateway.begin();
     admit::arrive(caller, &mut ctx);
-    match admit::run(caller, &mut ctx, timer).await {
+    // Boxed: what an admission needs is given back before the long part of a request.
+    let admitted = Box::pin(admit::run(caller, &mut ctx, timer)).await;
+    match admitted {
         Ok(Next::Forward) => dispatch::run(lane.connector, caller, &mut ctx, timer).await,
-        Ok(Next::Infer(task)) => infer::run(lane, caller, &mut ctx, timer, *task).await,
+        Ok(Next::Infer(task)) => infer::run(lane, caller, &mut ctx, timer, task).await,
         Ok(Next::Answer(head, body)) => answer::run(caller, &mut ctx, timer, *head, body).await,
         Ok(Next::Nothing) => {}
         Err(reject) => refuse::run(caller, &mut ctx, timer, reject).await,

@@ -26,7 +26,7 @@ use http::{HeaderName, HeaderValue};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A provider that can be asked: one with a key, or one that wants none.
 pub struct Provider {
@@ -127,6 +127,11 @@ impl AiRoute {
         let default = self.settings.default.as_deref();
         let asked = if asked.is_empty() { default? } else { asked };
         self.catalogue.find(asked, |model| self.takes(model))
+    }
+
+    /// How long a stream may be silent before it gets a comment; zero: for ever.
+    pub fn heartbeat(&self) -> Duration {
+        self.settings.heartbeat.0.0
     }
 
     /// Names that callers may be told: those of models that stand under `models`, without beginnings.

@@ -109,7 +109,8 @@ impl Tokens {
             {
                 return Ok(token.value.clone());
             }
-            if let Some(error) = self.course().error.clone() {
+            let error = self.course().error.clone();
+            if let Some(error) = error {
                 return Err(error);
             }
             if rounds.changed().await.is_err() {
@@ -239,6 +240,7 @@ mod tests {
         Tokens::new(Source::new(&file.to_string(), None)).unwrap()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "rows mix it with failures")]
     fn grant(token: &str, seconds: u64) -> Result<Grant, String> {
         Ok(Grant {
             token: token.to_owned(),

@@ -16,6 +16,8 @@ use std::collections::{BTreeSet, HashSet};
 /// Headers by which a provider is shown who asks, and those that belong to the call itself.
 const OURS: &[&str] = &[
     "authorization",
+    "x-amz-date",
+    "x-amz-security-token",
     "x-api-key",
     "x-goog-api-key",
     "api-key",
@@ -182,7 +184,10 @@ fn base_url(at: &KeyPath, kind: &Kind, settings: &ProviderSettings, report: &mut
         return;
     };
     match BaseUrl::parse(&url, kind) {
-        Err((what, fix)) => report.error(here, what, fix),
+        // One that is made of another setting is told there.
+        Err((what, fix)) if settings.base_url.as_deref() == Some(&*url) => {
+            report.error(here, what, fix);
+        }
         Ok(base) if !base.tls => {
             if settings.ca.is_some() {
                 let what = "`ca` has no effect: the provider is not reached by TLS";
@@ -193,7 +198,7 @@ fn base_url(at: &KeyPath, kind: &Kind, settings: &ProviderSettings, report: &mut
                 report.warning(at.key("protocol"), what, "remove it if requests fail");
             }
         }
-        Ok(_) => {}
+        Err(_) | Ok(_) => {}
     }
 }
 

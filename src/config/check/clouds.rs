@@ -71,7 +71,8 @@ fn bedrock(at: &KeyPath, settings: &ProviderSettings, report: &mut Report) {
         report.error(here, what, "write both, or none");
     }
     let region = settings.region.as_ref();
-    if region.is_none_or(String::is_empty) && report.sure(at, "region") {
+    let has_place = settings.base_url_of(&BEDROCK).is_some();
+    if has_place && region.is_none_or(String::is_empty) && report.sure(at, "region") {
         let what = "requests are signed for a region, and there is none";
         report.error(at.key("aws"), what, "write `region: us-east-1` beside it");
     }

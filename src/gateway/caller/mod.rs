@@ -99,6 +99,13 @@ impl Caller {
         }
     }
 
+    /// Gives back what memory the connection does not need while it waits.
+    pub fn slim(&mut self) {
+        if let Wire::H1(h1) = &mut self.wire {
+            h1.link.slim();
+        }
+    }
+
     /// An answer before the final one; passed on where the protocol can.
     pub fn put_interim(&mut self, head: &ResponseHead) {
         if let Wire::H1(h1) = &mut self.wire {

@@ -68,6 +68,8 @@ impl<'a> Run<'a> {
             return self.open(trying).await;
         }
         let (mut held, answered) = self.connect_and_send(trying, &question).await?;
+        // An answer may take long, and needs nothing of this.
+        drop(question);
         self.learn_limits(trying, &answered);
         self.answered(answered.status);
         self.receive(trying, &mut held, answered).await
@@ -157,7 +159,7 @@ impl<'a> Run<'a> {
             return Ok(Tried::Failed(Failed::malformed("a status of no answer")));
         }
         if self.task.stream {
-            return self.receive_stream(trying, held, &answered).await;
+            return self.receive_stream(trying, held, answered).await;
         }
         if self.task.door.generates() {
             return self.receive_whole(trying, held, &answered).await;
@@ -202,12 +204,14 @@ impl<'a> Run<'a> {
         &mut self,
         trying: &mut Trying<'_>,
         held: &mut Held<'_>,
-        answered: &ResponseHead,
+        answered: ResponseHead,
     ) -> Result<Tried, Stop> {
         let dialect = self.dialect_of(trying.way);
-        if !is(answered, dialect.framing().media_type()) {
+        if !is(&answered, dialect.framing().media_type()) {
             return Ok(Tried::Failed(Failed::malformed("no stream of events")));
         }
+        // The head holds the buffer that it was read into.
+        drop(answered);
         let to = (!self.passes_through(trying.way)).then(|| self.task.door.dialect.dialect());
         let mut relay = Relay::new(dialect, to, self.wants());
         let timeouts = &trying.provider().settings.timeouts;

@@ -44,7 +44,7 @@ struct Run<'a> {
     timer: &'a mut Timer,
     pace: Pace,
     clock: Clock,
-    task: Task,
+    task: Box<Task>,
     /// Fields that the dialect of the target cannot say, and that were left out by rule.
     dropped: Vec<String>,
     /// When the provider that is asked now was sent everything.
@@ -65,13 +65,14 @@ pub async fn run(
     caller: &mut Caller,
     ctx: &mut RequestContext,
     timer: &mut Timer,
-    task: Task,
+    task: Box<Task>,
 ) {
-    let pulses = task.stream && task.door.dialect.dialect().takes_comments();
+    let takes_comments = task.stream && task.door.dialect.dialect().takes_comments();
+    let pulse = Some(task.heartbeat).filter(|pulse| takes_comments && !pulse.is_zero());
     let mut run = Run {
         connector: lane.connector,
         pace: ctx.pace(),
-        clock: Clock::new(Instant::now(), pulses),
+        clock: Clock::new(Instant::now(), pulse),
         caller,
         ctx,
         timer,
@@ -135,7 +136,8 @@ impl Run<'_> {
     async fn admitted_only(&mut self, targets: &mut VecDeque<Arc<Target>>) {
         while let Some(target) = targets.front() {
             let demand = self.task.demand(Some(target));
-            if limit::move_on(self.ctx, &demand).await.is_ok() {
+            // Boxed: it is rare, and large.
+            if Box::pin(limit::move_on(self.ctx, &demand)).await.is_ok() {
                 return;
             }
             targets.pop_front();

@@ -25,7 +25,7 @@ use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
 
@@ -47,6 +47,8 @@ pub struct Task {
     pub form_model: Option<Range<usize>>,
     /// Tokens of the prompt, at a guess.
     pub prompt_tokens: u64,
+    /// How long a stream may be silent before it gets a comment; zero: for ever.
+    pub heartbeat: Duration,
     call: OnceCell<Call>,
 }
 
@@ -72,6 +74,12 @@ impl Task {
             model: &self.plan.model.name,
             tokens: self.prompt_tokens.saturating_add(answer),
         }
+    }
+
+    /// No other target will be asked: what only another attempt would need is given back.
+    pub fn answered(&mut self) {
+        self.body = Bytes::new();
+        self.call = OnceCell::new();
     }
 
     /// Whether the model's configuration wants another target to be tried after this refusal.
@@ -141,7 +149,8 @@ pub async fn run(
     let asked = asked.unwrap_or_default();
     ctx.inference_mut().asked.clone_from(&asked);
     let plan = ai.find(&asked).ok_or_else(|| unknown_model(&asked))?;
-    let task = order(ctx, door, plan, (body, read), &caller.head.headers)?;
+    let mut task = order(ctx, door, plan, (body, read), &caller.head.headers)?;
+    task.heartbeat = ai.heartbeat();
     limit::acquire(ctx, route, Some(&task.demand(task.targets.first()))).await?;
     ctx.place = Some(place);
     ctx.inference_mut().streamed = task.stream;
@@ -232,6 +241,7 @@ pub fn order(
         peek: read.peek,
         form_model: read.form_model,
         prompt_tokens,
+        heartbeat: Duration::ZERO,
         call: OnceCell::new(),
         door,
     })

@@ -81,8 +81,9 @@ impl Passing<'_> {
         if self.relay.is_between() && run.timer.poll_cut(cx).is_ready() {
             return Poll::Ready(Err(Halt::Drain));
         }
-        run.poll_wait(cx, self.waits_for)
-            .map(|stop| Err(Halt::Stop(stop)))
+        let waited = run.poll_wait(cx, self.waits_for);
+        run.caller.slim();
+        waited.map(|stop| Err(Halt::Stop(stop)))
     }
 
     fn poll_pass(
@@ -109,6 +110,8 @@ impl Passing<'_> {
                         Poll::Pending => {
                             // Nothing more is at hand: what has come goes out now.
                             ready!(run.caller.poll_flush(cx)).map_err(of_caller)?;
+                            // Models think for long: between two events no stream holds a buffer.
+                            exchange.slim();
                             self.waits_for = Side::Endpoint;
                             return Poll::Pending;
                         }
@@ -168,6 +171,7 @@ impl Passing<'_> {
             };
             return Err(Halt::Broke(Broke::Fault(fault)));
         }
+        run.task.answered();
         run.ctx.inference_mut().begun(Instant::now());
         Ok(())
     }

@@ -11,36 +11,35 @@ use std::future::Future;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// A stream in which nothing has been said for so long gets a comment, which readers skip: whoever stands
-/// between cuts silent lines, often after a minute.
-const PULSE: Duration = Duration::from_secs(15);
-
 const COMMENT: &[u8] = b": keep-alive\n\n";
 
 /// When what is waited for is too late, and when the line must be kept awake.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     limit: Instant,
-    pulse: Option<Instant>,
+    /// How long the line may be silent, and until when it may be; none where nothing can be said.
+    pulse: Option<(Duration, Instant)>,
 }
 
 impl Clock {
-    pub fn new(now: Instant, pulses: bool) -> Self {
+    /// `pulse`: how long the line may be silent.
+    pub fn new(now: Instant, pulse: Option<Duration>) -> Self {
         Self {
             limit: now + Duration::from_hours(24),
-            pulse: pulses.then_some(now + PULSE),
+            pulse: pulse.map(|pulse| (pulse, now + pulse)),
         }
     }
 
     /// The line is awake: something was said.
     pub fn said(&mut self, now: Instant) {
-        if self.pulse.is_some() {
-            self.pulse = Some(now + PULSE);
+        if let Some((period, due)) = &mut self.pulse {
+            *due = now + *period;
         }
     }
 
     fn next(&self) -> Instant {
-        self.pulse.map_or(self.limit, |pulse| pulse.min(self.limit))
+        self.pulse
+            .map_or(self.limit, |(_, due)| due.min(self.limit))
     }
 }
 
@@ -81,7 +80,7 @@ impl Run<'_> {
             if now >= self.clock.limit {
                 return Poll::Ready(Stop::Endpoint(Broken::TimedOut));
             }
-            if self.clock.pulse.is_some_and(|pulse| now >= pulse)
+            if self.clock.pulse.is_some_and(|(_, due)| now >= due)
                 && let Err(fault) = self.keep_awake(cx)
             {
                 return Poll::Ready(Stop::Caller(fault));

@@ -74,9 +74,11 @@ pub struct ProviderSettings {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AwsSettings {
+    /// `AWS_ACCESS_KEY_ID` in the words of AWS's own tools.
     pub access_key_id: Secret,
+    /// `AWS_SECRET_ACCESS_KEY`.
     pub secret_access_key: Secret,
-    /// Of credentials that are good for some hours.
+    /// `AWS_SESSION_TOKEN`, of credentials that are good for some hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_token: Option<Secret>,
 }

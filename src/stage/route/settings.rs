@@ -120,6 +120,20 @@ pub struct Ai {
     pub default: Option<String>,
     /// Whether `provider/model` may be asked for, for any provider. Absent: yes, unless `models` names some.
     pub direct: Option<bool>,
+    /// A stream in which nothing was said for so long gets a comment, which readers skip: whoever stands between
+    /// cuts silent lines. Only where the caller's dialect knows comments. `0s`: never. Default `15s`.
+    pub heartbeat: Heartbeat,
+}
+
+/// How long a stream may be silent before it gets a comment.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Heartbeat(pub Period);
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self(Period::seconds(15))
+    }
 }
 
 impl Ai {

@@ -171,6 +171,13 @@ impl Exchange {
         }
     }
 
+    /// Gives back what memory it does not need while it waits.
+    pub fn slim(&mut self) {
+        if let Self::H1(h1) = self {
+            h1.link.slim();
+        }
+    }
+
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
         match self {
             Self::H1(h1) => h1.answer.take_trailers(),

@@ -18,6 +18,8 @@ pub enum Job {
     Rate200,
     /// 1,000 requests a second.
     Rate1000,
+    /// 64 connections that ask as fast as they are answered.
+    Full,
     /// 1,000 streams at once.
     Streams,
     /// The same, by a provider of another dialect.
@@ -46,6 +48,7 @@ impl Job {
         let numbers = match self {
             Self::Rate200 => paced(world, &started, (200, 32), effort).await,
             Self::Rate1000 => paced(world, &started, (1_000, 64), effort).await,
+            Self::Full => paced(world, &started, (u32::MAX, 64), effort).await,
             Self::Streams => streams(world, &started, Ask::Chat { stream: true }).await,
             Self::Translated => streams(world, &started, Ask::Translated).await,
         };

@@ -64,13 +64,31 @@ const ROWS: &[Row] = &[
         Job::Rate1000,
         Number::Cpu,
         "same: CPU us for a request",
-        Bar::Times(0.01, Subject::Litellm),
+        Bar::None,
     ),
     (Job::Rate1000, Number::Idle, "memory before, MiB", Bar::None),
     (
         Job::Rate1000,
         Number::Resident,
         "memory after, MiB",
+        Bar::None,
+    ),
+    (
+        Job::Full,
+        Number::Reached,
+        "64 connections, as fast as they are answered: req/s",
+        Bar::None,
+    ),
+    (
+        Job::Full,
+        Number::Cpu,
+        "same: CPU us for a request",
+        Bar::Times(0.01, Subject::Litellm),
+    ),
+    (
+        Job::Full,
+        Number::Resident,
+        "same: memory after, MiB",
         Bar::None,
     ),
     (

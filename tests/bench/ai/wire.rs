@@ -100,7 +100,7 @@ impl Connection {
         let Some(end) = self.head().await? else {
             return Ok(None);
         };
-        let mut fields = [httparse::EMPTY_HEADER; 64];
+        let mut fields = [httparse::EMPTY_HEADER; 128];
         let mut head = httparse::Request::new(&mut fields);
         head.parse(&self.buffer[..end])?;
         let target = head.path.unwrap_or_default().to_owned();
@@ -127,7 +127,7 @@ impl Connection {
 }
 
 fn read_answer(bytes: &[u8]) -> Outcome<(Answer, Body)> {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut fields = [httparse::EMPTY_HEADER; 128];
     let mut head = httparse::Response::new(&mut fields);
     head.parse(bytes)?;
     let body = Body::of(head.headers)?.ok_or("an answer of unknown length")?;

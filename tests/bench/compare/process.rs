@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// The core that belongs to the proxy under test.
 pub const PROXY_CORE: &str = "0";
-const START_DEADLINE: Duration = Duration::from_secs(60);
+const START_DEADLINE: Duration = Duration::from_mins(1);
 const EXIT_DEADLINE: Duration = Duration::from_secs(5);
 /// The kernel's unit in `/proc/<pid>/stat`; 100 a second on every Linux (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -155,6 +155,8 @@ async fn a_call_that_is_wrong_is_refused_in_its_own_words_and_sent_nowhere() {
     assert_eq!(refusal(Speaks::Chat, &answer).0, 405);
     let answer = client.post("/v1/unheard-of", b"{}").await;
     assert_eq!(refusal(Speaks::Chat, &answer).0, 404);
+    let answer = client.post("/v1/messages", b"{}").await;
+    assert_eq!(answer.header("request-id"), answer.header("x-request-id"));
     assert_eq!(
         ai.openai.count() + ai.anthropic.count() + ai.gemini.count(),
         0

@@ -1,5 +1,6 @@
 //! Calls of models: every SDK's dialect to every provider, and what becomes of each failure.
 
+mod egress;
 mod deploy;
 mod faults;
 mod limits;

@@ -172,3 +172,36 @@ async fn a_large_prompt_arrives_whole_and_can_be_sent_again() {
     let content = asked.body["messages"][0]["content"].to_string();
     assert!(content.matches('p').count() >= 3 << 20);
 }
+
+#[tokio::test]
+async fn a_line_is_kept_awake_while_a_model_thinks_and_another_can_still_take_over() {
+    let route = "routes: { ai: { ai: { heartbeat: 100ms } } }\n";
+    let limits = "retry: { backoff: 1ms }, timeouts: { first_token: 700ms, gap: 5s }";
+    for (speaks, takes_comments) in [
+        (Speaks::Chat, true),
+        (Speaks::Messages, true),
+        (Speaks::Responses, true),
+        (Speaks::Gemini, false),
+    ] {
+        let ai = Ai::start(limits, route).await;
+        ai.openai.then(Fault::NoHead);
+        let answer = ai.ask(speaks, "smart", true).await;
+        let text = answer.text();
+        assert_eq!(text.contains(": keep-alive"), takes_comments, "{text}");
+        let heard = hear(speaks, &answer, true);
+        assert!(heard.whole && heard.error.is_none(), "{text}");
+        assert_eq!(ai.anthropic.count(), 1);
+        if !takes_comments {
+            continue;
+        }
+        // Once it has its 200, a caller is told in the stream that nobody answers.
+        ai.openai.then(Fault::FirstLate(Duration::from_secs(9)));
+        ai.anthropic.then(Fault::NoBody);
+        let answer = ai.ask(speaks, "smart", true).await;
+        assert_eq!(answer.status, 200);
+        let heard = hear(speaks, &answer, true);
+        assert!(!heard.whole && heard.error.is_some(), "{}", answer.text());
+        assert!(answer.complete);
+        ai.gateway.settled().await;
+    }
+}

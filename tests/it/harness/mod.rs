@@ -25,7 +25,10 @@ pub use client_h2::ClientH2;
 pub use gateway::{Gateway, app, finish, runs};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
-pub use provider::{Asked, Fault, PROVIDER_KEY, Provider, Trouble};
+pub use provider::{
+    ACCESS_KEY_ID, Asked, Fault, LOCATION, PROJECT, PROVIDER_KEY, Provider, REGION,
+    SECRET_ACCESS_KEY, SESSION_TOKEN, Trouble,
+};
 pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
 pub use reply::{Reply, Seen};

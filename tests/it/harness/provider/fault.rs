@@ -98,6 +98,8 @@ pub enum Flavour {
     Responses,
     Messages,
     Gemini,
+    Converse,
+    Cohere,
     /// Nothing that streams.
     Other,
 }
@@ -136,6 +138,7 @@ impl Due {
     pub fn events(flavour: Flavour, opening: usize, events: Vec<Bytes>) -> Self {
         let content_type = match flavour {
             Flavour::Gemini => "text/event-stream",
+            Flavour::Converse => "application/vnd.amazon.eventstream",
             _ => "text/event-stream; charset=utf-8",
         };
         Self {
@@ -290,6 +293,11 @@ impl Due {
                 &json!({"type": "error", "sequence_number": after, "code": refusal.code.as_deref().unwrap_or(refusal.kind), "message": refusal.message, "param": refusal.param}),
             ),
             Flavour::Messages => named("error", &refusal.body(self.flavour)),
+            Flavour::Converse => super::bedrock::exception(&refusal),
+            Flavour::Cohere => named(
+                "message-end",
+                &json!({"type": "message-end", "delta": {"finish_reason": "ERROR", "error": refusal.message}}),
+            ),
             _ => unnamed(&refusal.body(self.flavour)),
         };
         let mut acts = sends(&events[..after]);

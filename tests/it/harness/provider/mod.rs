@@ -11,6 +11,8 @@
 )]
 
 mod anthropic;
+mod bedrock;
+mod cohere;
 mod embeddings;
 mod fault;
 mod gemini;
@@ -21,11 +23,14 @@ mod realtime;
 mod refusal;
 mod responses;
 mod server;
+mod vertex;
 #[cfg(test)]
 mod tests;
 
+pub use bedrock::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, SESSION_TOKEN};
 pub use fault::Fault;
 pub use refusal::Trouble;
+pub use vertex::{LOCATION, PROJECT};
 
 use super::certs::Authority;
 use super::eventually;
@@ -51,6 +56,10 @@ enum Kind {
     OpenAi,
     Anthropic,
     Gemini,
+    Bedrock,
+    Vertex,
+    Cohere,
+    Azure,
 }
 
 /// A scripted provider; dropping it stops it.
@@ -70,6 +79,8 @@ struct Shared {
     seen: Mutex<Vec<Asked>>,
     connections: AtomicUsize,
     open: AtomicUsize,
+    /// Tokens that a service account was given, and that are taken.
+    issued: Mutex<Vec<String>>,
 }
 
 /// What holds for every request.
@@ -85,6 +96,9 @@ pub struct Behaviour {
     every: Duration,
     chunk: Option<usize>,
     comments: bool,
+    /// How long a token is said to be good, and whether any is given.
+    token_seconds: u64,
+    gives_tokens: bool,
     headers: Vec<(String, String)>,
 }
 
@@ -148,6 +162,24 @@ impl Provider {
         Self::start_new(Kind::Gemini, None).await
     }
 
+    pub async fn bedrock() -> Self {
+        Self::start_new(Kind::Bedrock, None).await
+    }
+
+    /// Gives tokens too; see [`Provider::key_file`].
+    pub async fn vertex() -> Self {
+        Self::start_new(Kind::Vertex, None).await
+    }
+
+    pub async fn cohere() -> Self {
+        Self::start_new(Kind::Cohere, None).await
+    }
+
+    /// `OpenAI`'s models by deployments and dated versions of the API.
+    pub async fn azure() -> Self {
+        Self::start_new(Kind::Azure, None).await
+    }
+
     /// As `openai`, over TLS with a certificate for this name.
     pub async fn openai_tls(authority: &Authority, name: &str) -> Self {
         Self::start_new(Kind::OpenAi, Some((authority, name))).await
@@ -171,6 +203,8 @@ impl Provider {
             every: Duration::ZERO,
             chunk: None,
             comments: false,
+            token_seconds: 3_600,
+            gives_tokens: true,
             headers: Vec::new(),
         };
         let acceptor = tls.map(|(authority, name)| authority.server(name, &[b"http/1.1"]));
@@ -185,6 +219,7 @@ impl Provider {
                 seen: Mutex::new(Vec::new()),
                 connections: AtomicUsize::new(0),
                 open: AtomicUsize::new(0),
+                issued: Mutex::default(),
             }),
             running: Mutex::new(None),
         };
@@ -274,6 +309,33 @@ impl Provider {
         self.set(|behaviour| behaviour.comments = true)
     }
 
+    /// The JSON key file of the account that is given tokens here.
+    pub fn key_file(&self) -> String {
+        vertex::key_file(&self.origin())
+    }
+
+    /// How long tokens are said to be good from now on.
+    pub fn token_seconds(&self, seconds: u64) -> &Self {
+        self.set(|behaviour| behaviour.token_seconds = seconds)
+    }
+
+    /// Whether tokens are given from now on.
+    pub fn gives_tokens(&self, gives: bool) -> &Self {
+        self.set(|behaviour| behaviour.gives_tokens = gives)
+    }
+
+    /// No token that was given so far is taken any more.
+    pub fn revoke(&self) -> &Self {
+        self.shared.issued.lock().unwrap().clear();
+        self
+    }
+
+    /// How often tokens were asked for.
+    pub fn token_requests(&self) -> usize {
+        let seen = self.shared.seen.lock().unwrap();
+        seen.iter().filter(|asked| asked.path == "/token").count()
+    }
+
     /// Says so with each answer, such as what is left of a limit.
     pub fn saying(&self, headers: &[(&str, &str)]) -> &Self {
         let pairs = headers.iter();
@@ -290,7 +352,7 @@ impl Provider {
     pub fn url(&self) -> String {
         match self.shared.kind {
             Kind::OpenAi => format!("{}/v1", self.origin()),
-            Kind::Anthropic | Kind::Gemini => self.origin(),
+            _ => self.origin(),
         }
     }
 
@@ -352,6 +414,9 @@ impl Drop for Provider {
 impl Shared {
     fn reply(&self, asked: &Asked, fault: &Fault) -> Reply {
         let behaviour = self.behaviour.lock().unwrap().clone();
+        if self.kind == Kind::Vertex && asked.path == "/token" {
+            return vertex::token(self, asked).perform(&Fault::Fine, &behaviour);
+        }
         let wished = match fault {
             Fault::Fine => fault::asked_for(&asked.raw),
             _ => None,
@@ -361,6 +426,10 @@ impl Shared {
             Kind::OpenAi => openai::answer(asked, &behaviour),
             Kind::Anthropic => anthropic::answer(asked, &behaviour),
             Kind::Gemini => gemini::answer(asked, &behaviour),
+            Kind::Bedrock => bedrock::answer(asked, &behaviour),
+            Kind::Vertex => vertex::answer(self, asked, &behaviour),
+            Kind::Cohere => cohere::answer(asked, &behaviour),
+            Kind::Azure => openai::answer(&by_deployment(asked), &behaviour),
         };
         let refusal = match (answered, fault) {
             (Err(refusal), _) => refusal,
@@ -391,7 +460,7 @@ impl Shared {
     fn usual_headers(&self) -> Vec<(String, String)> {
         let id = fresh_id("req_");
         let headers: &[(&str, &str)] = match self.kind {
-            Kind::OpenAi => &[
+            Kind::OpenAi | Kind::Azure => &[
                 ("x-request-id", &id),
                 ("openai-organization", "org-scripted"),
                 ("openai-version", "2020-10-01"),
@@ -404,7 +473,9 @@ impl Shared {
                     "00000000-0000-4000-8000-000000000000",
                 ),
             ],
-            Kind::Gemini => &[
+            Kind::Bedrock => &[("x-amzn-requestid", &id)],
+            Kind::Cohere => &[("x-debug-trace-id", &id)],
+            Kind::Gemini | Kind::Vertex => &[
                 ("x-frame-options", "SAMEORIGIN"),
                 ("server", "scaffolding on HTTPServer2"),
             ],
@@ -434,6 +505,22 @@ impl Behaviour {
         let usual = || usual.iter().map(|model| (*model).to_owned()).collect();
         self.models.clone().unwrap_or_else(usual)
     }
+}
+
+/// What came to Azure, as `OpenAI` would have been asked it; without a version it is asked something unheard of.
+fn by_deployment(asked: &Asked) -> Asked {
+    let mut asked = asked.clone();
+    let rest = asked.path.strip_prefix("/openai/deployments/");
+    let rest = rest.and_then(|rest| rest.split_once('/'));
+    let version = asked.query_value("api-version");
+    asked.path = match (rest, version) {
+        (Some((_, rest)), Some(_)) => format!("/v1/{rest}"),
+        _ => "/unheard-of".to_owned(),
+    };
+    let key = asked.header("api-key").unwrap_or_default().to_owned();
+    let bearer = ("authorization".to_owned(), format!("Bearer {key}"));
+    asked.headers.push(bearer);
+    asked
 }
 
 /// What is answered, and in whose words.

@@ -80,6 +80,8 @@ impl Refusal {
         match flavour {
             Flavour::Messages => anthropic(trouble),
             Flavour::Gemini => gemini(trouble),
+            Flavour::Converse => bedrock(trouble),
+            Flavour::Cohere => cohere(trouble),
             _ => openai(trouble),
         }
     }
@@ -91,6 +93,7 @@ impl Refusal {
                 "error": {"type": self.kind, "message": self.message},
                 "request_id": "req_scripted",
             }),
+            Flavour::Converse | Flavour::Cohere => json!({ "message": self.message }),
             Flavour::Gemini => {
                 let mut error =
                     json!({"code": self.status, "message": self.message, "status": self.kind});
@@ -223,4 +226,79 @@ fn gemini(trouble: Trouble) -> Refusal {
         Trouble::Timeout => Refusal::new(504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
         Trouble::Status(status) => Refusal::new(status, if status < 500 { "FAILED_PRECONDITION" } else { "INTERNAL" }, "scripted"),
     }
+}
+
+/// The kind goes in a header, with a place behind it.
+fn bedrock(trouble: Trouble) -> Refusal {
+    let (status, kind, message) = match trouble {
+        Trouble::RateLimit | Trouble::RateLimitFor(_) | Trouble::RateLimitMs(_) => (
+            429,
+            "ThrottlingException",
+            "Too many requests, please wait before trying again.",
+        ),
+        Trouble::Quota => (
+            400,
+            "ServiceQuotaExceededException",
+            "Your request exceeds the service quota for your account.",
+        ),
+        Trouble::BadKey => (
+            403,
+            "UnrecognizedClientException",
+            "The security token included in the request is invalid.",
+        ),
+        Trouble::Forbidden => (
+            403,
+            "AccessDeniedException",
+            "You don't have access to the model with the specified model ID.",
+        ),
+        Trouble::UnknownModel => (404, "ResourceNotFoundException", "Model not found."),
+        Trouble::ContextLength => (
+            400,
+            "ValidationException",
+            "Input is too long for requested model.",
+        ),
+        Trouble::TooLarge | Trouble::ContentPolicy | Trouble::Invalid => {
+            (400, "ValidationException", "Malformed input request.")
+        }
+        Trouble::Server => (
+            500,
+            "InternalServerException",
+            "The system encountered an unexpected error during processing.",
+        ),
+        Trouble::Unavailable | Trouble::Overloaded => (
+            503,
+            "ServiceUnavailableException",
+            "Bedrock is unable to process your request.",
+        ),
+        Trouble::Timeout => (408, "ModelTimeoutException", "Model has timed out."),
+        Trouble::Status(424) => (424, "ModelErrorException", "The model failed."),
+        Trouble::Status(status) => (status, "ScriptedException", "scripted"),
+    };
+    let place = format!("{kind}:http://internal.amazon.com/coral/com.amazon.bedrock/");
+    Refusal::new(status, kind, message).header("x-amzn-errortype", place)
+}
+
+fn cohere(trouble: Trouble) -> Refusal {
+    let (status, message) = match trouble {
+        Trouble::RateLimit | Trouble::RateLimitFor(_) | Trouble::RateLimitMs(_) => (
+            429,
+            "You are using a Trial key, which is limited to 20 API calls / minute.",
+        ),
+        Trouble::Quota => (
+            429,
+            "You are using a Trial key, which is limited to 1000 API calls / month.",
+        ),
+        Trouble::BadKey => (401, "invalid api token"),
+        Trouble::Forbidden => (403, "forbidden"),
+        Trouble::UnknownModel => (404, "model 'none' not found"),
+        Trouble::ContextLength => (400, "too many tokens: size limit exceeded by 11326 tokens."),
+        Trouble::ContentPolicy => (498, "blocked input"),
+        Trouble::TooLarge => (413, "too large"),
+        Trouble::Invalid => (422, "invalid request"),
+        Trouble::Server => (500, "internal server error"),
+        Trouble::Unavailable | Trouble::Overloaded => (503, "service unavailable"),
+        Trouble::Timeout => (504, "gateway timeout"),
+        Trouble::Status(status) => (status, "scripted"),
+    };
+    Refusal::new(status, "", message)
 }

@@ -20,7 +20,9 @@ const STREAM: &str = "/v1beta/models/gemini-2.5-pro:streamGenerateContent?alt=ss
 fn credentials(kind: Kind) -> Vec<(&'static str, String)> {
     let mut headers = vec![("content-type", "application/json".to_owned())];
     match kind {
-        Kind::OpenAi => headers.push(("authorization", format!("Bearer {PROVIDER_KEY}"))),
+        Kind::OpenAi | Kind::Bedrock | Kind::Vertex | Kind::Cohere | Kind::Azure => {
+            headers.push(("authorization", format!("Bearer {PROVIDER_KEY}")));
+        }
         Kind::Gemini => headers.push(("x-goog-api-key", PROVIDER_KEY.to_owned())),
         Kind::Anthropic => {
             headers.push(("x-api-key", PROVIDER_KEY.to_owned()));
@@ -377,6 +379,7 @@ async fn errors_are_those_of_the_dialect() {
             Kind::OpenAi => (CHAT, chat("a")),
             Kind::Anthropic => (MESSAGES, messages("a")),
             Kind::Gemini => (GENERATE, generate("a")),
+            other => panic!("{other:?} is tried through the gateway"),
         };
         let answer = ask(provider, path, &body).await;
         assert_eq!(answer.status, status, "{trouble:?} {}", answer.text());
