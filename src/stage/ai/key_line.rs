@@ -79,13 +79,11 @@ impl KeyLine {
             if short.contains(&waiter.model) {
                 return Said::PassedOver;
             }
-            match pick(&waiter.need()) {
-                Ok(picked) => Said::Served(picked),
-                Err(_) => {
-                    short.push(waiter.model.clone());
-                    Said::PassedOver
-                }
+            if let Ok(picked) = pick(&waiter.need()) {
+                return Said::Served(picked);
             }
+            short.push(waiter.model.clone());
+            Said::PassedOver
         };
         while let Some((waiter, picked)) = line.serve(LOOKED_AT_MAX, &mut serve) {
             // It may have left just now; the next answer sets right what was taken for it.
