@@ -3,6 +3,7 @@
 pub mod client;
 pub mod ending;
 pub mod fault;
+pub mod line;
 pub mod principal;
 pub mod reject;
 pub mod secret;

@@ -7,7 +7,7 @@ use crate::gateway::life::Stop;
 use crate::snapshot::{Provider, Target};
 use crate::stage::ai::allowance::{Allowance, Need};
 use crate::stage::ai::fault::FaultKind;
-use crate::stage::ai::key_ring::Picked;
+use crate::stage::ai::key_ring::{KeyRing, Picked, Turn};
 use crate::stage::ai::provider::Way;
 use crate::stage::ai::target::Trial;
 use crate::stage::upstream::balance::hash;
@@ -16,6 +16,9 @@ use crate::wire::head::ResponseHead;
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// How often a call looks whether it is its turn, where no moment can be told: another goes first that needs more.
+const LOOK_AROUND: Duration = Duration::from_millis(50);
 
 /// A target that is being tried.
 pub struct Trying<'t> {
@@ -76,41 +79,70 @@ impl Run<'_> {
     }
 
     /// A key that was not refused, and whose limits, as far as they are known, leave what the call needs; waits for
-    /// one, if there will be one soon.
+    /// its turn at one, if there will be one soon.
     async fn key(&mut self, target: &Target) -> Result<Result<Picked, Failed>, Stop> {
-        let provider = &target.provider;
+        let (provider, settings) = (&target.provider, &target.provider.settings);
         let model = self.task.plan.model_at(target).to_owned();
         let need = Need {
             model: &model,
             prompt: self.task.prompt_tokens,
             answer: self.task.peek.max_tokens.unwrap_or(0),
         };
-        let from = Instant::now();
-        let soon = from + provider.settings.retry.wait_max.0;
-        let mut waiting = None;
+        let now = Instant::now();
+        let until = match provider.keys.pick_at_once(&need, now) {
+            Ok(key) => return Ok(Ok(key)),
+            Err(until) => until,
+        };
+        let mut soon = now + settings.retry.wait_max.0;
+        if let Some(deadline) = self.ctx.deadline() {
+            soon = soon.min(deadline);
+        }
+        if until > soon {
+            let anyway = provider.keys.pick_anyway(now);
+            return Ok(anyway.ok_or_else(|| Failed::used_up(until - now)));
+        }
+        let user = self.user();
+        let turn = provider.keys.wait(&need, user, settings.capacity.queue_max);
+        let Some(turn) = turn else {
+            provider.upstream.metrics.queue_rejected("full");
+            return Ok(Err(Failed::full(Some(until - now))));
+        };
+        let waited = self.turn(turn, (&provider.keys, &need), soon).await;
+        let inference = self.ctx.inference_mut();
+        inference.waited += now.elapsed();
+        inference.queued += now.elapsed();
+        waited
+    }
+
+    /// Waits for its turn at a key, until `soon` at most.
+    async fn turn(
+        &mut self,
+        mut turn: Turn<'_>,
+        (keys, need): (&KeyRing, &Need<'_>),
+        soon: Instant,
+    ) -> Result<Result<Picked, Failed>, Stop> {
         loop {
             let now = Instant::now();
-            let until = match provider.keys.pick(&need, now) {
-                Ok(key) => return Ok(Ok(key)),
-                Err(until) => until,
-            };
-            let wait = until.saturating_duration_since(now);
-            if until > soon || self.ctx.time_left().is_some_and(|left| left < wait) {
-                if let Some(key) = provider.keys.pick_anyway(now) {
-                    return Ok(Ok(key));
+            keys.serve(now);
+            let until = keys.free_at(need, now).unwrap_or(now + LOOK_AROUND);
+            let wait = until.min(soon).saturating_duration_since(now);
+            self.limit(wait + Duration::from_secs(1));
+            let key = tokio::time::timeout(wait, &mut turn.key);
+            match self.meanwhile(key).await? {
+                Ok(Ok(key)) => return Ok(Ok(key)),
+                Ok(Err(_)) => return Ok(Err(Failed::full(Some(until - now)))),
+                Err(_) if Instant::now() >= soon => {
+                    return Ok(Err(Failed::used_up(until.max(soon) - now)));
                 }
-                let what = "all keys of the provider are used up for the moment";
-                return Ok(Err(Failed::said(FaultKind::RateLimited, what, Some(wait))));
+                Err(_) => {}
             }
-            waiting = waiting.or_else(|| provider.keys.wait(provider.settings.capacity.queue_max));
-            if waiting.is_none() {
-                provider.upstream.metrics.queue_rejected("full");
-                return Ok(Err(Failed::full(Some(wait))));
-            }
-            let rested = self.rest(wait).await;
-            self.ctx.inference_mut().queued += now.elapsed();
-            rested.map_err(Stop::Caller)?;
         }
+    }
+
+    /// By whom those who wait take turns.
+    fn user(&self) -> Option<u64> {
+        let user = identify::counted(self.ctx);
+        user.map(|user| hash::key_of(user.as_bytes()))
     }
 
     /// What is shown in place of a key; waits for the first one of all.
@@ -156,10 +188,9 @@ impl Run<'_> {
         let provider = Arc::clone(trying.provider());
         self.limit(provider.settings.capacity.queue_timeout.0 + Duration::from_secs(1));
         let pool = &provider.upstream.pool;
-        let user = identify::counted(self.ctx);
         let from = Instant::now();
         let want = Want {
-            user: user.map(|user| hash::key_of(user.as_bytes())),
+            user: self.user(),
             deadline: self.ctx.deadline(),
             ..Want::any(from)
         };

@@ -64,6 +64,12 @@ impl Failed {
         }
     }
 
+    /// No key has what the call needs.
+    pub fn used_up(retry_after: Duration) -> Self {
+        let what = "all keys of the provider are used up for the moment";
+        Self::said(FaultKind::RateLimited, what, Some(retry_after))
+    }
+
     pub fn malformed(what: &str) -> Self {
         let message = "the provider's answer cannot be read";
         Self {

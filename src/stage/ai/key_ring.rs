@@ -1,6 +1,8 @@
 //! The keys of one provider: taken in turn, and each left alone by itself when the provider refuses it.
 
 use super::allowance::{Allowance, Learned, Need};
+use super::key_line::KeyLine;
+pub use super::key_line::Turn;
 use crate::base::secret::Secret;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -19,17 +21,7 @@ pub struct KeyRing {
     /// How long a key is left alone at most without the provider's word.
     cooldown: Duration,
     next: AtomicUsize,
-    /// Calls that wait for one.
-    waiting: AtomicUsize,
-}
-
-/// A call that waits for a key, for as long as it lives.
-pub struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
+    line: KeyLine,
 }
 
 struct Key {
@@ -98,7 +90,7 @@ impl KeyRing {
             keys: keys.collect(),
             cooldown,
             next: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
+            line: KeyLine::default(),
         }
     }
 
@@ -154,12 +146,34 @@ impl KeyRing {
         })
     }
 
-    /// A place among the calls that wait for a key; none when `max` do already.
-    pub fn wait(&self, max: u32) -> Option<Waiting<'_>> {
+    /// As [`Self::pick`], for a call that comes just now: nobody overtakes those who wait.
+    pub fn pick_at_once(&self, need: &Need<'_>, now: Instant) -> Result<Picked, Instant> {
+        if self.line.is_empty() {
+            self.pick(need, now)
+        } else {
+            Err(self.free_at(need, now).unwrap_or(now))
+        }
+    }
+
+    /// When a key will have what the call needs, were it alone; none: now.
+    pub fn free_at(&self, need: &Need<'_>, now: Instant) -> Option<Instant> {
+        let mut earliest: Option<Instant> = None;
+        for key in &self.keys {
+            let until = key.free_at(need, now)?;
+            earliest = Some(earliest.map_or(until, |other| other.min(until)));
+        }
+        earliest
+    }
+
+    /// A place among the calls that wait for a key, of which there are `max` at most; see [`Self::serve`].
+    pub fn wait(&self, need: &Need<'_>, user: Option<u64>, max: u32) -> Option<Turn<'_>> {
         let max = usize::try_from(max).unwrap_or(usize::MAX);
-        let more = |waiting| (waiting < max).then_some(waiting + 1);
-        let joined = self.waiting.fetch_update(Relaxed, Relaxed, more);
-        joined.is_ok().then(|| Waiting(&self.waiting))
+        self.line.join(need, user, max)
+    }
+
+    /// Gives keys to those who wait, by turns. To be called when one joins, and when a key may be free again.
+    pub fn serve(&self, now: Instant) {
+        self.line.serve(|need| self.pick(need, now));
     }
 
     /// What the provider says is left of this key's limits, for this model.
@@ -254,6 +268,11 @@ impl Key {
         until.map_or(Ok(()), Err)?;
         learned.take(need, now);
         Ok(())
+    }
+
+    fn free_at(&self, need: &Need<'_>, now: Instant) -> Option<Instant> {
+        let cooled = self.cooled(now).map(|cooled| cooled.until);
+        cooled.max(self.learned().enough_at(need, now))
     }
 
     fn learned(&self) -> MutexGuard<'_, Learned> {
@@ -438,13 +457,65 @@ mod tests {
         assert!(ring.pick(&large, now + 3 * SECOND).is_ok());
     }
 
-    #[test]
-    fn not_all_may_wait() {
+    /// A ring of one key that has nothing left for a second, and what it has then in a second.
+    fn empty_ring(now: Instant, limit: &'static str) -> KeyRing {
         let ring = ring(&["a"]);
-        let waiting = [ring.wait(2), ring.wait(2)];
-        assert!(ring.wait(2).is_none());
-        drop(waiting);
-        assert!(ring.wait(2).is_some());
+        let headers = [
+            ("x-ratelimit-limit-tokens", limit),
+            ("x-ratelimit-remaining-tokens", "0"),
+            ("x-ratelimit-reset-tokens", "1s"),
+        ];
+        let headers = headers.map(|(name, value)| {
+            let name = http::HeaderName::from_static(name);
+            (name, http::HeaderValue::from_static(value))
+        });
+        let allowance = Allowance::read(&headers.into_iter().collect());
+        let picked = ring.pick(&ANY, now).unwrap();
+        ring.learn(&picked, "m", &allowance, now);
+        ring
+    }
+
+    #[test]
+    fn users_take_turns_at_a_key_and_little_does_not_overtake_much() {
+        let now = Instant::now();
+        let ring = empty_ring(now, "100");
+        let need = |prompt| Need { prompt, ..ANY };
+        let mut turns: Vec<_> = [(1, 60), (1, 10), (2, 30), (3, 1)]
+            .iter()
+            .map(|(user, prompt)| ring.wait(&need(*prompt), Some(*user), 9).unwrap())
+            .collect();
+        // A call of another model meets no line.
+        let other = Need {
+            model: "other",
+            ..ANY
+        };
+        let mut apart = ring.wait(&other, Some(4), 9).unwrap();
+        let mut served = |at_ms: u64| {
+            ring.serve(now + Duration::from_millis(at_ms));
+            let mut served = |turn: &mut Turn<'_>| turn.key.try_recv().is_ok();
+            turns.iter_mut().map(&mut served).collect::<Vec<_>>()
+        };
+        assert_eq!(served(500), [false; 4], "the first needs 60");
+        assert!(apart.key.try_recv().is_ok());
+        assert_eq!(served(650), [true, false, false, false]);
+        assert_eq!(served(940), [false, false, true, true]);
+        assert!(ring.pick_at_once(&need(1), now + SECOND).is_err());
+        assert_eq!(served(1_100), [false, true, false, false]);
+        assert!(ring.pick_at_once(&need(1), now + 2 * SECOND).is_ok());
+    }
+
+    #[test]
+    fn not_all_may_wait_and_who_leaves_waits_no_more() {
+        let now = Instant::now();
+        let ring = empty_ring(now, "100");
+        let first = ring.wait(&ANY, Some(1), 2).unwrap();
+        let mut last = ring.wait(&ANY, Some(1), 2).unwrap();
+        assert!(ring.wait(&ANY, Some(1), 2).is_none());
+        let other = ring.wait(&ANY, Some(2), 2).unwrap();
+        assert!(last.key.try_recv().is_err(), "it made room");
+        assert!(ring.wait(&ANY, Some(2), 2).is_none());
+        drop((first, last, other));
+        assert!(ring.pick_at_once(&ANY, now + SECOND).is_ok());
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod fault;
 pub mod form;
 pub mod google;
 pub mod json;
+mod key_line;
 pub mod key_ring;
 pub mod names;
 pub mod order;

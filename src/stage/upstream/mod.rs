@@ -11,7 +11,6 @@ pub mod exchange;
 mod fake;
 pub mod health;
 pub mod learned;
-mod line;
 pub mod peer;
 pub mod pool;
 pub mod probe;

@@ -1,9 +1,9 @@
 //! Requests that wait for a place at an endpoint: fair between users, and not too many.
 
 use super::endpoint::Endpoint;
-use super::line::{Line, Said, Spot};
 use super::pool::{Answer, Unavailable, Want};
 use super::turnover::Turnover;
+use crate::base::line::{Line, Said, Spot};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ impl Queue {
                 retry_after: retry_after.unwrap_or(RETRY_AFTER_UNKNOWN),
             }));
         }
-        if inner.line.len() == 0 {
+        if inner.line.is_empty() {
             inner.turnover.begin(want.now);
         }
         let (sender, answer) = oneshot::channel();

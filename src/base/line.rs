@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 /// Those who wait. Nothing in it knows of endpoints, so that who is next can be told without any.
 #[derive(Debug)]
-pub(super) struct Line<T> {
+pub struct Line<T> {
     /// Users of whom somebody waits; the first is served next. One who was served goes to the end.
     turns: VecDeque<Turn<T>>,
     len: usize,
@@ -20,13 +20,13 @@ struct Turn<T> {
 
 /// A place in a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Spot {
+pub struct Spot {
     user: Option<u64>,
     id: u64,
 }
 
 /// What is said of one who waits.
-pub(super) enum Said<A> {
+pub enum Said<A> {
     /// It is served with this.
     Served(A),
     /// Not this one now; the next may be luckier.
@@ -48,6 +48,10 @@ impl<T> Default for Line<T> {
 impl<T> Line<T> {
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     pub fn join(&mut self, user: Option<u64>, waiter: T) -> Spot {
@@ -75,7 +79,7 @@ impl<T> Line<T> {
 
     /// Serves the first of whom `serve` says so, looking at `max` at most: the first of each user, then the second
     /// of each.
-    pub fn serve<A>(&mut self, max: usize, serve: impl Fn(&T) -> Said<A>) -> Option<(T, A)> {
+    pub fn serve<A>(&mut self, max: usize, mut serve: impl FnMut(&T) -> Said<A>) -> Option<(T, A)> {
         let longest = self.turns.iter().map(|turn| turn.waiters.len()).max()?;
         let users = self.turns.len();
         let order = (0..longest).flat_map(|at| (0..users).map(move |turn| (turn, at)));
