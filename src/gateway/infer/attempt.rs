@@ -229,7 +229,7 @@ impl<'a> Run<'a> {
                 self.end(Ending::Completed);
                 Ok(Tried::Ended)
             }
-            Err(halt) if relay.is_committed() => {
+            Err(halt) if relay.has_given() => {
                 let sequence = relay.sequence();
                 self.break_off(trying, halt, sequence).await;
                 Ok(Tried::Ended)

@@ -64,6 +64,7 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
         unreadable: 1,
         fallback: true,
     });
+    metrics.token_fetched("vertex", true);
     metrics.models_now(
         std::iter::once(("openai/gpt-5", true)),
         std::iter::once(("openai", 1)),

@@ -88,6 +88,7 @@ pub struct Relay {
     committed: bool,
     over: bool,
     has_content: bool,
+    has_given: bool,
     seen: u64,
     in_a_row: u32,
     events: Vec<Event>,
@@ -107,6 +108,7 @@ impl Relay {
             committed: false,
             over: false,
             has_content: false,
+            has_given: false,
             seen: 0,
             in_a_row: 0,
             events: Vec::new(),
@@ -142,16 +144,22 @@ impl Relay {
 
     /// The next bytes for the caller; none before the answer has begun.
     pub fn take(&mut self) -> Option<Bytes> {
-        if self.committed {
-            self.ready.pop_front()
-        } else {
-            None
+        if !self.committed {
+            return None;
         }
+        let piece = self.ready.pop_front();
+        self.has_given |= piece.is_some();
+        piece
     }
 
     /// Whether something is ready to be taken.
     pub fn has_some(&self) -> bool {
         self.committed && !self.ready.is_empty()
+    }
+
+    /// Whether something of it was taken: the caller may have seen it.
+    pub fn has_given(&self) -> bool {
+        self.has_given
     }
 
     /// Whether content has come: no other provider can take over.

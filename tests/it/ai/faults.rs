@@ -1,8 +1,8 @@
 //! The table of failures: for each what the caller sees, how often providers were asked, and how it ended.
 
-use super::{ALL, Ai, ROUTE, Speaks, hear, refusal};
-use crate::harness::{Fault, Trouble};
-use serde_json::Value;
+use super::{ALL, Ai, ROUTE, Speaks, call, hear, refusal};
+use crate::harness::{Fault, PROVIDER_KEY, Trouble};
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// One failure of the first provider, met by a model that has no other target, and by one that has.
@@ -372,4 +372,111 @@ async fn a_callers_mistakes_do_not_speak_against_the_provider() {
     }
     assert_eq!(ai.ask(Speaks::Chat, "gpt", false).await.status, 200);
     assert_eq!(ai.openai.count(), 6);
+}
+
+/// Events of a chat stream, as written.
+fn chat_stream(events: &[&str]) -> Fault {
+    let body: String = events
+        .iter()
+        .map(|data| format!("data: {data}\n\n"))
+        .collect();
+    let headers = vec![("content-type".to_owned(), "text/event-stream".to_owned())];
+    Fault::Answer(200, headers, body.into())
+}
+
+#[tokio::test]
+async fn a_mark_of_the_end_without_a_reason_is_no_end() {
+    const ROLE: &str = r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"gpt-5","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+    const WORD: &str = r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"gpt-5","choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":null}]}"#;
+    for speaks in [Speaks::Chat, Speaks::Messages] {
+        let ai = Ai::start(IMPATIENT, LOCAL).await;
+        // Before a word was said, the next one is asked.
+        ai.openai.times(9, &chat_stream(&["[DONE]"]));
+        let answer = ai.ask(speaks, "local-first", true).await;
+        assert!(hear(speaks, &answer, true).whole, "{}", answer.text());
+        assert_eq!(ai.anthropic.count(), 1, "{speaks:?}");
+        // After it, the caller is told.
+        ai.openai.calm().then(chat_stream(&[ROLE, WORD, "[DONE]"]));
+        let answer = ai.ask(speaks, "local-first", true).await;
+        let heard = hear(speaks, &answer, true);
+        assert_eq!(heard.text, "Hello");
+        assert!(!heard.whole && heard.error.is_some(), "{}", answer.text());
+    }
+}
+
+const LOCAL: &str = "  local-first: { targets: [local/gpt-5, anthropic/claude-sonnet-4-5] }
+routes: { ai: { ai: {} } }
+";
+
+#[tokio::test]
+async fn broken_answers_of_other_operations_are_no_answers() {
+    let body = json!({ "model": "openai/text-embedding-3-small", "input": "a" });
+    for (content_type, answer) in [
+        ("application/json", "{\"data\":["),
+        ("application/json", "{\"error\":{\"message\":\"no\"}}"),
+        ("text/html", "<html>"),
+        ("application/json", ""),
+    ] {
+        let ai = Ai::usual().await;
+        let headers = vec![("content-type".to_owned(), content_type.to_owned())];
+        ai.openai
+            .times(9, &Fault::Answer(200, headers, answer.into()));
+        let answered = ai.post("/v1/embeddings", &body).await;
+        assert_eq!(refusal(Speaks::Chat, &answered).0, 502, "{answer}");
+        ai.gateway.ended("provider_failed").await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_first_provider_said_is_told_where_the_second_cannot_be_asked() {
+    let ai = Ai::usual().await;
+    ai.openai.times(
+        9,
+        &Fault::Error(Trouble::RateLimitFor(Duration::from_secs(30))),
+    );
+    let (path, mut body) = call(Speaks::Chat, "smart", false, "a");
+    body["n"] = json!(2);
+    let answer = ai.post(&path, &body).await;
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert_eq!(answer.header("retry-after"), Some("30"));
+}
+
+#[tokio::test]
+async fn our_key_is_not_told_to_callers() {
+    let ai = Ai::usual().await;
+    let text = format!(
+        r#"{{"error":{{"message":"key {PROVIDER_KEY} may not","type":"invalid_request_error"}}}}"#
+    );
+    let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    ai.openai
+        .times(2, &Fault::Answer(400, headers, text.into()));
+    for speaks in [Speaks::Chat, Speaks::Messages] {
+        let answer = ai.ask(speaks, "gpt", false).await;
+        assert_eq!(answer.status, 400);
+        assert!(!answer.text().contains(PROVIDER_KEY), "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_goes_elsewhere_where_the_model_says_so() {
+    let wide = "  wide: { targets: [gemini/gemini-2.5-flash, anthropic/claude-sonnet-4-5], fallback_on: [context_length, content_policy] }
+routes: { ai: { path: [/v1/*, /v1beta/*], ai: {} } }
+";
+    for trouble in [Trouble::ContextLength, Trouble::ContentPolicy] {
+        for speaks in [Speaks::Chat, Speaks::Gemini] {
+            for stream in [false, true] {
+                let ai = Ai::start(IMPATIENT, wide).await;
+                ai.gemini.then(Fault::Error(trouble));
+                let answer = ai.ask(speaks, "wide", stream).await;
+                let case = format!("{trouble:?} {speaks:?} {stream}: {}", answer.text());
+                assert_eq!(
+                    answer.header("x-onemind-provider"),
+                    Some("anthropic"),
+                    "{case}"
+                );
+                assert!(hear(speaks, &answer, stream).whole, "{case}");
+                assert_eq!(ai.gemini.count(), 1, "{case}");
+            }
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! Limits of calls: by provider, by tokens, and told as `OpenAI` tells them.
 
 use super::{Ai, Speaks, hear, refusal};
-use crate::harness::{Fault, Trouble};
+use crate::harness::{Client, Fault, Trouble};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_call_counts_for_the_provider_that_answers_and_once() {
@@ -52,4 +53,45 @@ routes: { ai: { ai: {}, limits: tokens } }
     ai.gateway.settled().await;
     let answer = ai.ask(Speaks::Chat, "gpt", false).await;
     assert_eq!(refusal(Speaks::Chat, &answer).0, 429, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn mistakes_count_and_whoever_is_over_is_refused_before_its_body_is_read() {
+    let document = "limits: { rules: { user: { by: address, requests: 3 } } }
+routes: { ai: { ai: {}, limits: user } }
+";
+    let ai = Ai::start("", document).await;
+    for body in [
+        json!({ "model": "nobody" }),
+        json!({ "model": 3 }),
+        json!([]),
+    ] {
+        let answer = ai.post("/v1/chat/completions", &body).await;
+        assert!([400, 404].contains(&answer.status), "{}", answer.text());
+        assert!(answer.header("ratelimit").is_some(), "{}", answer.head);
+    }
+    let mut client = Client::connect(&ai.gateway).await;
+    client.count(1);
+    // The body never comes, and nobody waits for it.
+    client
+        .send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: test\r\ncontent-length: 100000\r\nexpect: 100-continue\r\n\r\n")
+        .await;
+    let answer = client.answer().await;
+    assert_eq!(refusal(Speaks::Chat, &answer).0, 429);
+    assert!(answer.informational.is_empty());
+    assert_eq!(ai.openai.count(), 0);
+}
+
+#[tokio::test]
+async fn a_provider_whose_limit_is_reached_is_passed_over() {
+    let document = "limits: { rules: { each: { by: provider, requests: 1 } } }
+routes: { ai: { ai: {}, limits: each } }
+";
+    let ai = Ai::start("", document).await;
+    for provider in ["openai", "anthropic"] {
+        let answer = ai.ask(Speaks::Chat, "smart", false).await;
+        assert_eq!(answer.header("x-onemind-provider"), Some(provider));
+    }
+    let answer = ai.ask(Speaks::Chat, "smart", false).await;
+    assert_eq!(refusal(Speaks::Chat, &answer).0, 429);
 }

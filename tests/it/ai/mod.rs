@@ -45,23 +45,25 @@ impl Ai {
             Provider::anthropic().await,
             Provider::gemini().await,
         );
-        let section = |name: &str| {
+        // `local` is OpenAI as a server that speaks chat alone.
+        let section = |name: &str, kind: &str, url: &str| {
             format!(
-                "  {name}: {{ base_url: '{{{{{name}}}}}', keys: {PROVIDER_KEY}, {provider} }}\n"
+                "  {name}: {{ kind: {kind}, base_url: '{{{{{url}}}}}', keys: {PROVIDER_KEY}, {provider} }}\n"
             )
         };
         let yaml = format!(
             "listeners: {{ web: {{ address: '{{{{http}}}}' }} }}
 providers:
-{}{}{}models:
+{}{}{}{}models:
   gpt: {{ targets: openai/gpt-5 }}
   claude: {{ targets: anthropic/claude-sonnet-4-5 }}
   flash: {{ targets: gemini/gemini-2.5-flash }}
   smart: {{ targets: [openai/gpt-5, anthropic/claude-sonnet-4-5] }}
 {document}",
-            section("openai"),
-            section("anthropic"),
-            section("gemini"),
+            section("openai", "openai", "openai"),
+            section("local", "compatible", "openai"),
+            section("anthropic", "anthropic", "anthropic"),
+            section("gemini", "gemini", "gemini"),
         );
         let urls = [openai.url(), anthropic.url(), gemini.url()];
         let names: [(&str, &dyn Display); 3] = [
