@@ -77,6 +77,10 @@ impl Decoder {
     }
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub struct Relay {
     decoder: Decoder,
     reader: Box<dyn Reader>,

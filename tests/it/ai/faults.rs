@@ -376,10 +376,13 @@ async fn a_callers_mistakes_do_not_speak_against_the_provider() {
 
 /// Events of a chat stream, as written.
 fn chat_stream(events: &[&str]) -> Fault {
-    let body: String = events
-        .iter()
-        .map(|data| format!("data: {data}\n\n"))
-        .collect();
+    let body = events.iter().fold(String::new(), |body, data| {
+        body + "data: "
+            + data
+            + "
+
+"
+    });
     let headers = vec![("content-type".to_owned(), "text/event-stream".to_owned())];
     Fault::Answer(200, headers, body.into())
 }
