@@ -239,7 +239,13 @@ fn providers(catalogue: &Catalogue) -> Map<String, Value> {
 /// Every target by its name, `*` where the caller names the model.
 fn targets(catalogue: &Catalogue) -> Map<String, Value> {
     let now = Instant::now();
-    let targets = catalogue.targets.iter().map(|(name, target)| {
+    // Of a wildcard each model as it was asked for, where something was learned of it.
+    let named = catalogue.targets.iter().flat_map(|(name, target)| {
+        let each = target.each().into_iter();
+        let each = each.map(|(model, one)| (name.replace('*', &model), one));
+        std::iter::once((name.clone(), std::sync::Arc::clone(target))).chain(each)
+    });
+    let targets = named.map(|(name, target)| {
         let status = target.status(now);
         let open = match status.breaker {
             BreakerStatus::Open(rest) => Some(rest.as_secs_f64().ceil()),
@@ -251,7 +257,7 @@ fn targets(catalogue: &Catalogue) -> Map<String, Value> {
             "in_flight": status.in_flight,
             "first_token_ms": status.latency.map(|latency| latency.as_millis()),
         });
-        (name.clone(), told)
+        (name, told)
     });
     targets.collect()
 }

@@ -176,7 +176,7 @@ impl Plan {
         let order = |with_keys: bool| {
             let candidates = targets
                 .iter()
-                .map(|target| target.candidate(now, with_keys));
+                .map(|target| target.candidate(self.model_at(target), now, with_keys));
             let candidates: SmallVec<[_; 8]> = candidates.collect();
             order::order(strategy, &candidates, choice)
         };
@@ -193,16 +193,35 @@ impl Plan {
 }
 
 impl Target {
+    /// Where what is learned of this model is kept, which is the target's own name for it or one that was asked for.
+    pub fn state_of(&self, model: &str, now: Instant) -> Arc<TargetState> {
+        if self.model == AS_ASKED {
+            self.state.of(model, now)
+        } else {
+            Arc::clone(&self.state)
+        }
+    }
+
+    fn known(&self, model: &str) -> Arc<TargetState> {
+        if self.model == AS_ASKED {
+            self.state.known(model)
+        } else {
+            Arc::clone(&self.state)
+        }
+    }
+
     /// `with_keys`: without a free key it counts as left alone.
-    fn candidate(&self, now: Instant, with_keys: bool) -> Candidate<'_> {
-        let keys = self.provider.keys.earliest(now).filter(|_| with_keys);
+    fn candidate(&self, model: &str, now: Instant, with_keys: bool) -> Candidate<'_> {
+        let keys = self.provider.keys.earliest(model, now);
+        let keys = keys.filter(|_| with_keys);
+        let state = self.known(model);
         Candidate {
             name: &self.name,
             weight: self.weight,
             price: self.price,
-            closed_until: self.state.closed_until(now).max(keys),
-            in_flight: self.state.in_flight(),
-            latency: self.state.latency(now),
+            closed_until: state.closed_until(now).max(keys),
+            in_flight: state.in_flight(),
+            latency: state.latency(now),
         }
     }
 }
@@ -308,8 +327,13 @@ impl Catalogue {
     /// Gauges that are read, not counted.
     pub fn refresh_metrics(&self, metrics: &Metrics) {
         let now = Instant::now();
-        let targets = self.targets.iter();
-        let targets = targets.map(|(name, state)| (&**name, state.closed_until(now).is_some()));
+        // Names that callers chose are no labels: of those under a wildcard, one that is left alone is enough.
+        let targets = self.targets.iter().map(|(name, state)| {
+            let mut each = state.each().into_iter();
+            let open = state.closed_until(now).is_some()
+                || each.any(|(_, one)| one.closed_until(now).is_some());
+            (&**name, open)
+        });
         let providers = self.providers.iter().map(|(name, provider)| {
             let keys = provider.keys.status(now);
             (

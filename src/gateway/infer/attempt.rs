@@ -430,10 +430,11 @@ impl<'a> Run<'a> {
         } else if matches!(failure, Failure::Said(_)) {
             trying.trial.succeeded(breaker, now);
         }
+        let model = self.task.plan.model_at(trying.target).to_owned();
         if let Some(why) = why_cooled(failed.fault.kind).filter(|_| failure.blames_key()) {
             provider
                 .keys
-                .cool(&trying.key, why, failed.fault.retry_after, now);
+                .cool(&trying.key, (why, &model), failed.fault.retry_after, now);
         }
         if let (FaultKind::Authentication, Some(tokens), Some(token)) =
             (failed.fault.kind, provider.tokens(), &trying.token)

@@ -57,7 +57,9 @@ impl Run<'_> {
             let what = "the provider does not do this";
             return Ok(Err(Failed::said(FaultKind::NotFound, what, None)));
         };
-        if let Some(until) = target.state.closed_until(Instant::now()) {
+        let model = self.task.plan.model_at(target).to_owned();
+        let state = target.state_of(&model, Instant::now());
+        if let Some(until) = state.closed_until(Instant::now()) {
             return Ok(Err(left_alone(until)));
         }
         let key = match self.key(target).await? {
@@ -65,7 +67,7 @@ impl Run<'_> {
             Err(failed) => return Ok(Err(failed)),
         };
         let now = Instant::now();
-        Ok(match target.state.admit(now) {
+        Ok(match state.admit(now) {
             Ok(trial) => Ok(Trying {
                 target,
                 way,
@@ -98,7 +100,7 @@ impl Run<'_> {
             soon = soon.min(deadline);
         }
         if until > soon {
-            let anyway = provider.keys.pick_anyway(now);
+            let anyway = provider.keys.pick_anyway(&model, now);
             return Ok(anyway.ok_or_else(|| Failed::used_up(until - now)));
         }
         let user = self.user();

@@ -162,6 +162,7 @@ impl Run<'_> {
         let settings = &target.provider.settings.retry;
         let now = Instant::now();
         let kind = failed.fault.kind;
+        let model = self.task.plan.model_at(target);
         Facts {
             failure: failed.failure,
             retry_after: failed.fault.retry_after,
@@ -169,7 +170,7 @@ impl Run<'_> {
             here_max: settings.attempts,
             all,
             others,
-            other_keys: target.provider.keys.earliest(now).is_none()
+            other_keys: target.provider.keys.earliest(model, now).is_none()
                 && failed.failure.blames_key()
                 && target.provider.keys.len() > 1,
             falls_back: self.task.falls_back(kind),

@@ -171,11 +171,11 @@ fn a_target_without_a_free_key_is_not_tried_where_there_is_another() {
     let keys = |name: &str| &snapshot.catalogue.providers[name].keys;
     for _ in 0..2 {
         let key = keys("openai").pick(&Need::default(), now).unwrap();
-        keys("openai").cool(&key, Why::RateLimited, Some(wait), now);
+        keys("openai").cool(&key, (Why::RateLimited, "gpt-5"), Some(wait), now);
     }
     assert_eq!(order(now).0, "anthropic/claude-sonnet-4-5");
     let key = keys("anthropic").pick(&Need::default(), now).unwrap();
-    keys("anthropic").cool(&key, Why::Quota, Some(2 * wait), now);
+    keys("anthropic").cool(&key, (Why::Quota, ""), Some(2 * wait), now);
     // With nobody else left, whether a key is waited for is settled when it is picked.
     assert_eq!(order(now).0, "openai/gpt-5 anthropic/claude-sonnet-4-5");
     assert_eq!(order(now + wait).0, "openai/gpt-5");
@@ -201,7 +201,7 @@ fn what_was_learned_outlives_a_reload() {
     let now = Instant::now();
     let keys = &before.catalogue.providers["openai"].keys;
     let key = keys.pick(&Need::default(), now).unwrap();
-    keys.cool(&key, Why::Refused, None, now);
+    keys.cool(&key, (Why::Refused, ""), None, now);
     // One key goes, and one comes; a model gets another name.
     let changed = DOCUMENT
         .replace("[a, b]", "[x, a]")

@@ -4,6 +4,7 @@ use super::allowance::{Allowance, Learned, Need};
 use super::key_line::KeyLine;
 pub use super::key_line::Turn;
 use crate::base::secret::Secret;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,9 @@ use std::time::{Duration, Instant};
 const COOLED_MAX: Duration = Duration::from_hours(1);
 /// First time that a key is left alone after 429 without a word how long; doubled each time in a row.
 const RATE_LIMITED_FIRST: Duration = Duration::from_secs(1);
+
+/// Models of which a key remembers that it was used too often.
+const LIMITED_MAX: usize = 64;
 
 /// Keys by turns. One that is taken over by the ring after a reload keeps what was learned of it.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ struct Key {
     /// Refusals in a row.
     strikes: AtomicU32,
     cooled: Mutex<Option<Cooled>>,
+    /// By model: limits of requests are counted apart for each.
+    limited: Mutex<HashMap<String, Cooled>>,
     learned: Mutex<Learned>,
 }
 
@@ -134,9 +140,9 @@ impl KeyRing {
 
     /// Where there is no free key: the one that will be free first of those that are left alone only because we
     /// think so. Whoever has nowhere else to go may be wrong with it, and is not refused for a guess.
-    pub fn pick_anyway(&self, now: Instant) -> Option<Picked> {
+    pub fn pick_anyway(&self, model: &str, now: Instant) -> Option<Picked> {
         let guessed = self.keys.iter().enumerate().filter_map(|(index, key)| {
-            let cooled = key.cooled(now)?;
+            let cooled = key.cooled(model, now)?;
             (!cooled.is_told).then_some((cooled.until, index))
         });
         let (_, index) = guessed.min()?;
@@ -184,17 +190,24 @@ impl KeyRing {
     }
 
     /// When the first key that was refused can be picked again; none if there is one that was not.
-    pub fn earliest(&self, now: Instant) -> Option<Instant> {
+    pub fn earliest(&self, model: &str, now: Instant) -> Option<Instant> {
         let mut earliest = None;
         for key in &self.keys {
-            let until = key.cooled(now)?.until;
+            let until = key.cooled(model, now)?.until;
             earliest = Some(earliest.map_or(until, |other: Instant| other.min(until)));
         }
         earliest
     }
 
-    /// The provider has refused the key: it is left alone for as long as the provider says, or as we think.
-    pub fn cool(&self, picked: &Picked, why: Why, retry_after: Option<Duration>, now: Instant) {
+    /// The provider has refused the key: it is left alone for as long as the provider says, or as we think; for this
+    /// model alone if it was used too often, since that is counted by model.
+    pub fn cool(
+        &self,
+        picked: &Picked,
+        (why, model): (Why, &str),
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) {
         let Some(key) = &picked.key else { return };
         let strikes = key.strikes.fetch_add(1, Relaxed).min(20);
         let by_ourselves = match why {
@@ -204,16 +217,17 @@ impl KeyRing {
             Why::Refused | Why::Quota => self.cooldown,
         };
         let until = now + retry_after.unwrap_or(by_ourselves).min(COOLED_MAX);
-        let mut cooled = key.cooled.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_told = retry_after.is_some();
-        // Answers come in any order: the longest word stands, and the provider's before ours.
-        let stands = |other: Cooled| (other.is_told, other.until) >= (is_told, until);
-        if !cooled.is_some_and(|other| other.until > now && stands(other)) {
-            *cooled = Some(Cooled {
-                until,
-                is_told,
-                why,
-            });
+        let cooled = Cooled {
+            until,
+            is_told: retry_after.is_some(),
+            why,
+        };
+        match why {
+            Why::RateLimited => key.limit(model, cooled, now),
+            Why::Refused | Why::Quota => {
+                let mut all = key.cooled.lock().unwrap_or_else(PoisonError::into_inner);
+                *all = Some(cooled.or_before(*all, now));
+            }
         }
     }
 
@@ -230,7 +244,7 @@ impl KeyRing {
     pub fn status(&self, now: Instant) -> Vec<KeyStatus> {
         let keys = self.keys.iter().map(|key| KeyStatus {
             cooled: key
-                .cooled(now)
+                .cooled_at_all(now)
                 .map(|cooled| (cooled.until.saturating_duration_since(now), cooled.why)),
         });
         keys.collect()
@@ -256,6 +270,7 @@ impl Key {
             secret: secret.clone(),
             strikes: AtomicU32::new(0),
             cooled: Mutex::default(),
+            limited: Mutex::default(),
             learned: Mutex::default(),
         })
     }
@@ -263,7 +278,7 @@ impl Key {
     /// Takes what the call needs, or tells when there will be enough.
     fn take(&self, need: &Need<'_>, now: Instant) -> Result<(), Instant> {
         let mut learned = self.learned();
-        let cooled = self.cooled(now).map(|cooled| cooled.until);
+        let cooled = self.cooled(need.model, now).map(|cooled| cooled.until);
         let until = cooled.max(learned.enough_at(need, now));
         until.map_or(Ok(()), Err)?;
         learned.take(need, now);
@@ -271,7 +286,7 @@ impl Key {
     }
 
     fn free_at(&self, need: &Need<'_>, now: Instant) -> Option<Instant> {
-        let cooled = self.cooled(now).map(|cooled| cooled.until);
+        let cooled = self.cooled(need.model, now).map(|cooled| cooled.until);
         cooled.max(self.learned().enough_at(need, now))
     }
 
@@ -279,9 +294,53 @@ impl Key {
         self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cooled(&self, now: Instant) -> Option<Cooled> {
-        let cooled = self.cooled.lock().unwrap_or_else(PoisonError::into_inner);
-        cooled.filter(|cooled| cooled.until > now)
+    /// Why it is left alone for this model.
+    fn cooled(&self, model: &str, now: Instant) -> Option<Cooled> {
+        let all = *self.cooled.lock().unwrap_or_else(PoisonError::into_inner);
+        let limited = self.limited().get(model).copied();
+        let ours = [all, limited].into_iter().flatten();
+        let ours = ours.filter(|cooled| cooled.until > now);
+        ours.max_by_key(|cooled| (cooled.is_told, cooled.until))
+    }
+
+    /// Why it is left alone for any model: what lasts longest.
+    fn cooled_at_all(&self, now: Instant) -> Option<Cooled> {
+        let all = *self.cooled.lock().unwrap_or_else(PoisonError::into_inner);
+        let limited: Vec<Cooled> = self.limited().values().copied().collect();
+        let ours = limited.into_iter().chain(all);
+        let ours = ours.filter(|cooled| cooled.until > now);
+        ours.max_by_key(|cooled| cooled.until)
+    }
+
+    fn limit(&self, model: &str, cooled: Cooled, now: Instant) {
+        let mut limited = self.limited();
+        if limited.len() >= LIMITED_MAX {
+            limited.retain(|_, other| other.until > now);
+        }
+        // So many at once: what cannot be kept is learned anew.
+        if limited.len() < LIMITED_MAX || limited.contains_key(model) {
+            let before = limited.get(model).copied();
+            limited.insert(model.to_owned(), cooled.or_before(before, now));
+        }
+    }
+
+    fn limited(&self) -> MutexGuard<'_, HashMap<String, Cooled>> {
+        self.limited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cooled {
+    /// Answers come in any order: the longest word stands, and the provider's before ours.
+    fn or_before(self, before: Option<Self>, now: Instant) -> Self {
+        match before {
+            Some(other)
+                if other.until > now
+                    && (other.is_told, other.until) >= (self.is_told, self.until) =>
+            {
+                other
+            }
+            _ => self,
+        }
     }
 }
 
@@ -327,7 +386,7 @@ mod tests {
         let (ring, now) = (ring(&["", ""]), Instant::now());
         assert!(ring.is_empty());
         assert_eq!(ring.pick(&ANY, now).unwrap().secret(), None);
-        assert_eq!(ring.earliest(now), None);
+        assert_eq!(ring.earliest("m", now), None);
     }
 
     #[test]
@@ -343,10 +402,19 @@ mod tests {
         ] {
             let (ring, now) = (ring(&["a"]), Instant::now());
             let picked = ring.pick(&ANY, now).unwrap();
-            ring.cool(&picked, why, retry_after.map(Duration::from_secs), now);
+            ring.cool(
+                &picked,
+                (why, "m"),
+                retry_after.map(Duration::from_secs),
+                now,
+            );
             let until = now + Duration::from_secs(seconds);
             if seconds > 0 {
-                assert_eq!(ring.earliest(now), Some(until), "{why:?} {retry_after:?}");
+                assert_eq!(
+                    ring.earliest("m", now),
+                    Some(until),
+                    "{why:?} {retry_after:?}"
+                );
                 let before = now + Duration::from_millis(seconds * 1000 - 500);
                 assert!(ring.pick(&ANY, before).is_err());
             }
@@ -358,14 +426,14 @@ mod tests {
     fn one_key_that_is_left_alone_leaves_the_others() {
         let (ring, now) = (ring(&["a", "b"]), Instant::now());
         let first = ring.pick(&ANY, now).unwrap();
-        ring.cool(&first, Why::Refused, None, now);
+        ring.cool(&first, (Why::Refused, "m"), None, now);
         for _ in 0..4 {
             assert_eq!(ring.pick(&ANY, now).unwrap().secret(), Some("b"));
         }
-        assert_eq!(ring.earliest(now), None, "b is free");
+        assert_eq!(ring.earliest("m", now), None, "b is free");
         let second = ring.pick(&ANY, now).unwrap();
-        ring.cool(&second, Why::RateLimited, Some(SECOND), now);
-        assert_eq!(ring.earliest(now), Some(now + SECOND));
+        ring.cool(&second, (Why::RateLimited, "m"), Some(SECOND), now);
+        assert_eq!(ring.earliest("m", now), Some(now + SECOND));
         let status = ring.status(now);
         assert_eq!(status[0].cooled, Some((COOLDOWN, Why::Refused)));
         assert_eq!(status[1].cooled, Some((SECOND, Why::RateLimited)));
@@ -373,22 +441,37 @@ mod tests {
     }
 
     #[test]
+    fn a_key_used_too_often_for_one_model_serves_the_others() {
+        let (ring, now) = (ring(&["a"]), Instant::now());
+        let picked = ring.pick(&ANY, now).unwrap();
+        ring.cool(&picked, (Why::RateLimited, "m"), Some(SECOND), now);
+        assert!(ring.pick(&ANY, now).is_err());
+        let other = Need { model: "n", ..ANY };
+        let picked = ring.pick(&other, now).unwrap();
+        ring.cool(&picked, (Why::Refused, "n"), None, now);
+        assert_eq!(ring.earliest("o", now), Some(now + COOLDOWN));
+    }
+
+    #[test]
     fn a_guess_stops_nobody_who_has_no_other_key() {
         let (ring, now) = (ring(&["a", "b"]), Instant::now());
         for why in [Why::Refused, Why::RateLimited] {
             let picked = ring.pick(&ANY, now).unwrap();
-            ring.cool(&picked, why, None, now);
+            ring.cool(&picked, (why, "m"), None, now);
         }
         assert!(ring.pick(&ANY, now).is_err());
-        assert_eq!(ring.pick_anyway(now).unwrap().secret(), Some("b"));
+        assert_eq!(ring.pick_anyway("m", now).unwrap().secret(), Some("b"));
         let (ring, now) = (self::ring(&["a"]), Instant::now());
         ring.cool(
             &ring.pick(&ANY, now).unwrap(),
-            Why::RateLimited,
+            (Why::RateLimited, "m"),
             Some(SECOND),
             now,
         );
-        assert!(ring.pick_anyway(now).is_none(), "the provider has said so");
+        assert!(
+            ring.pick_anyway("m", now).is_none(),
+            "the provider has said so"
+        );
     }
 
     #[test]
@@ -397,15 +480,15 @@ mod tests {
         let mut now = start;
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             let picked = ring.pick(&ANY, now).unwrap();
-            ring.cool(&picked, Why::RateLimited, None, now);
+            ring.cool(&picked, (Why::RateLimited, "m"), None, now);
             let until = now + Duration::from_secs(seconds);
-            assert_eq!(ring.earliest(now), Some(until));
+            assert_eq!(ring.earliest("m", now), Some(until));
             now = until;
         }
         let picked = ring.pick(&ANY, now).unwrap();
         ring.worked(&picked);
-        ring.cool(&picked, Why::RateLimited, None, now);
-        assert_eq!(ring.earliest(now), Some(now + SECOND));
+        ring.cool(&picked, (Why::RateLimited, "m"), None, now);
+        assert_eq!(ring.earliest("m", now), Some(now + SECOND));
     }
 
     #[test]
@@ -413,7 +496,7 @@ mod tests {
         let (before, now) = (ring(&["a", "b"]), Instant::now());
         for _ in 0..2 {
             let picked = before.pick(&ANY, now).unwrap();
-            before.cool(&picked, Why::Refused, None, now);
+            before.cool(&picked, (Why::Refused, "m"), None, now);
         }
         let after = KeyRing::new(&secrets(&["b", "c"]), COOLDOWN, Some(&before));
         let cooled: Vec<_> = after
@@ -452,7 +535,7 @@ mod tests {
         ring.learn(&second, "m", &allowance, now + SECOND);
         let told = ring.pick(&large, now + SECOND).map(|picked| picked.index);
         assert_eq!(told, Err(now + 3 * SECOND), "the first that has enough");
-        assert_eq!(ring.earliest(now), None, "nobody refused them");
+        assert_eq!(ring.earliest("m", now), None, "nobody refused them");
         assert!(ring.pick(&ANY, now).is_ok());
         assert!(ring.pick(&large, now + 3 * SECOND).is_ok());
     }
@@ -540,15 +623,15 @@ mod tests {
             for (why, retry_after, pause) in steps {
                 now += Duration::from_secs(pause);
                 let picked = ring.pick(&ANY, now);
-                prop_assert_eq!(picked.is_ok(), ring.earliest(now).is_none());
+                prop_assert_eq!(picked.is_ok(), ring.earliest("m", now).is_none());
                 let Ok(picked) = picked else {
-                    let earliest = ring.earliest(now).unwrap();
+                    let earliest = ring.earliest("m", now).unwrap();
                     prop_assert!(earliest > now);
                     prop_assert!(ring.pick(&ANY, earliest).is_ok());
                     continue;
                 };
                 let why = [Why::RateLimited, Why::Refused, Why::Quota][usize::from(why)];
-                ring.cool(&picked, why, Some(Duration::from_secs(retry_after)), now);
+                ring.cool(&picked, (why, "m"), Some(Duration::from_secs(retry_after)), now);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::breaker::{Breaker, BreakerStatus, Pass};
 use super::settings::BreakerSettings;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +19,12 @@ pub struct TargetState {
     breaker: Breaker,
     in_flight: AtomicU32,
     first_token: Mutex<Option<Average>>,
+    /// Of a target that takes any name: each model by its own, since one that fails says nothing of the others.
+    models: Mutex<BTreeMap<String, Arc<Self>>>,
 }
+
+/// Models told apart at one target; callers choose their names.
+const MODELS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy)]
 struct Average {
@@ -49,7 +55,44 @@ impl TargetState {
             breaker: Breaker::new(now),
             in_flight: AtomicU32::new(0),
             first_token: Mutex::default(),
+            models: Mutex::default(),
         }
+    }
+
+    /// What was learned of this model, if anything was.
+    pub fn known(self: &Arc<Self>, model: &str) -> Arc<Self> {
+        self.models()
+            .get(model)
+            .map_or_else(|| Arc::clone(self), Arc::clone)
+    }
+
+    /// Where what is learned of this model is kept; all together once there are too many in trouble or at work.
+    pub fn of(self: &Arc<Self>, model: &str, now: Instant) -> Arc<Self> {
+        let mut models = self.models();
+        if let Some(known) = models.get(model) {
+            return Arc::clone(known);
+        }
+        if models.len() >= MODELS_MAX {
+            models.retain(|_, one| one.in_flight() > 0 || one.closed_until(now).is_some());
+        }
+        if models.len() >= MODELS_MAX {
+            return Arc::clone(self);
+        }
+        let new = Arc::new(Self::new(now));
+        models.insert(model.to_owned(), Arc::clone(&new));
+        new
+    }
+
+    /// Each model of which something was learned by its name.
+    pub fn each(&self) -> Vec<(String, Arc<Self>)> {
+        let models = self.models();
+        let each = models.iter();
+        each.map(|(name, one)| (name.clone(), Arc::clone(one)))
+            .collect()
+    }
+
+    fn models(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Self>>> {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins an attempt, or tells when the next one may begin.
@@ -182,5 +225,28 @@ mod tests {
         assert!((average - 1.3).abs() < 1e-6, "{average}");
         let later = target.latency(now + HALF_LIFE).unwrap().as_secs_f64();
         assert!((later - 0.65).abs() < 1e-6, "{later}");
+    }
+
+    #[test]
+    fn one_model_that_fails_says_nothing_of_the_others() {
+        let now = Instant::now();
+        let target = Arc::new(TargetState::new(now));
+        let settings = BreakerSettings::default();
+        for _ in 0..settings.failures {
+            target
+                .of("bad", now)
+                .admit(now)
+                .unwrap()
+                .failed(&settings, now);
+        }
+        assert!(target.known("bad").closed_until(now).is_some());
+        assert!(target.known("good").closed_until(now).is_none());
+        assert!(target.of("good", now).admit(now).is_ok());
+        // Names without end do not push out what is known to fail.
+        for nth in 0..1_000 {
+            target.of(&nth.to_string(), now);
+        }
+        assert!(target.each().len() <= MODELS_MAX);
+        assert!(target.known("bad").closed_until(now).is_some());
     }
 }
