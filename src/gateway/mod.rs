@@ -14,6 +14,7 @@
 //!             shed.rs         what the shield says: too fast, or too many
 //!  answer     answer.rs       redirects and fixed responses
 //!  refuse     refuse.rs       every "no", in one place
+//!  infer      infer/          a model: the call read whole, its targets tried, the answer held back until it has content
 //!  dispatch   dispatch.rs     an endpoint, again for each attempt; another attempt, or the end
 //!  attempt    attempt.rs      one try: connect, send, wait for the head of the answer
 //!  forward    forward.rs      what leaves: the head as the endpoint will see it
