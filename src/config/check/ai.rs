@@ -397,6 +397,16 @@ pub(super) fn route(at: &KeyPath, ai: &Ai, report: &mut Report<'_>) {
         let what = "there are no providers: every call would be refused";
         report.error(at.clone(), what, "write `providers`");
     }
+    let of = at.0.get(1).and_then(|name| config.routes.get(name));
+    if of.is_some_and(|route| route.identity.is_empty()) {
+        let what =
+            "anybody who reaches this route may ask models, and the providers' keys pay for it";
+        report.warning(
+            at.clone(),
+            what,
+            "name a method under `identity`: `identity: apps`",
+        );
+    }
     let mut seen = HashSet::new();
     for (index, name) in ai.models.iter().enumerate() {
         let at = at.key("models").key(index);
