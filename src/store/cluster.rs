@@ -385,7 +385,7 @@ impl Cluster {
         }
         node.link.store(None);
         let client = client(&self.settings, self.seeds.server(&node.owner)?)?;
-        let link = Link::open(&client, &self.changed).await;
+        let link = Link::open(client, &self.changed).await;
         let (host, port) = &node.owner;
         let link = link.map_err(|why| format!("{host}:{port}: {why}"))?;
         node.link.store(Some(Arc::new(link)));
@@ -418,7 +418,7 @@ impl Cluster {
             let owner = (host.clone(), *port);
             let client = client(&self.settings, self.seeds.server(&owner)?)?;
             let asked = async {
-                let link = Link::open(&client, &Arc::default()).await?;
+                let link = Link::open(client, &Arc::default()).await?;
                 owners_by(&link, &slots, host).await
             };
             match timeout(2 * ASK_TIME_MAX, asked).await {

@@ -99,7 +99,7 @@ impl Single {
             Place::Server(server) => (**server).clone(),
             Place::Sentinels(sentinels) => sentinels.master(client_of).await?,
         };
-        Link::open(&client_of(server)?, &self.lost).await
+        Link::open(client_of(server)?, &self.lost).await
     }
 
     /// Returns when the link is lost.

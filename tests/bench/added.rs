@@ -1,8 +1,9 @@
 //! What identity and three limits in Redis add to a request: one gateway on one core, the same endpoint by a route
 //! without and by routes with them, in turns: `make bench-limits`.
 //!
-//! CPU is that of the gateway's process at 64 connections that ask as fast as they can; how long an answer takes is
-//! measured below that, at a steady rate, where waiting for the core is not most of it.
+//! CPU is that of the gateway's process at 64 connections that rest for some milliseconds between two requests: about
+//! as many requests a second by each route, for what a request costs depends on how many come at once. How long an
+//! answer takes is measured at a steady rate, where waiting for a core is not most of it.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -26,14 +27,12 @@ use load::Seen;
 use process::{PROXY_CORE, Running};
 use redis::RedisServer;
 use std::fmt::Write as _;
-use std::net::TcpListener;
+use std::io::{Read, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T> = Result<T, Fault>;
@@ -61,8 +60,11 @@ struct Options {
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// Milliseconds a connection rests between two requests while CPU is measured.
+    #[arg(long, default_value_t = 3)]
+    rest_ms: u32,
     /// Requests a second while answers are timed.
-    #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
     rate: u32,
     /// The gateway to measure. Default: the one built with this benchmark.
     #[arg(long, env = "ONEMIND_BIN", default_value = env!("CARGO_BIN_EXE_onemind"))]
@@ -72,9 +74,11 @@ struct Options {
     bench: bool,
 }
 
-/// Of one route in one round: CPU in microseconds, the others in milliseconds.
+/// Of one route in one round: CPU in microseconds, p50 and p99 in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Numbers {
+    /// Requests a second while CPU was measured.
+    rate: f64,
     cpu: f64,
     p50: f64,
     p99: f64,
@@ -99,7 +103,7 @@ async fn measure(options: &Options) -> Outcome<()> {
     let gateway = serve(options, (&folder, "gateway"), PROXY_CORE, &yaml, http).await?;
     let tokens: Vec<String> = (0..USERS).map(token).collect();
     let script = folder.path().join("users.lua");
-    std::fs::write(&script, users_script(&tokens))?;
+    std::fs::write(&script, users_script(&tokens, options.rest_ms))?;
     let mut rounds = [const { Vec::<Numbers>::new() }; ROUTES.len()];
     let period = Duration::from_secs(options.seconds);
     for round in 1..=options.rounds {
@@ -111,8 +115,14 @@ async fn measure(options: &Options) -> Outcome<()> {
             let before = gateway.cpu_us();
             let seen = wrk(period).await?;
             let cpu = (gateway.cpu_us() - before) / f64::from(seen.requests);
-            let Seen { p50, p99, .. } = paced((http, path), &tokens, options.rate, period).await?;
-            rounds.push(Numbers { cpu, p50, p99 });
+            let Seen { p50, p99, .. } = paced((http, path), &tokens, options.rate, period)?;
+            let rate = f64::from(seen.requests) / period.as_secs_f64();
+            rounds.push(Numbers {
+                rate,
+                cpu,
+                p50,
+                p99,
+            });
         }
     }
     print!("{}", report(options, &rounds));
@@ -201,7 +211,7 @@ fn token(nth: usize) -> String {
 }
 
 /// Each request of the next user. All routes are sent the same, so that the load costs the same.
-fn users_script(tokens: &[String]) -> String {
+fn users_script(tokens: &[String], rest_ms: u32) -> String {
     let mut text = "local ready, at = {}, 0\ninit = function()\n".to_owned();
     for token in tokens {
         let _ = writeln!(
@@ -209,60 +219,66 @@ fn users_script(tokens: &[String]) -> String {
             "  ready[#ready + 1] = wrk.format('GET', nil, {{ authorization = 'Bearer {token}' }})"
         );
     }
+    let _ = writeln!(text, "end\ndelay = function()\n  return {rest_ms}");
     text + "end\nrequest = function()\n  at = at % #ready + 1\n  return ready[at]\nend\n"
 }
 
-/// A steady rate over all connections; an answer's time begins when its request was due.
-async fn paced(
-    (port, path): (u16, &str),
+/// A steady rate over all connections; an answer's time begins when its request is sent, or when it was due if the
+/// answer before was late. Each connection has a thread of its own: they sleep to 50 microseconds, where a timer of a
+/// runtime would send a millisecond's requests all at once.
+fn paced(
+    (port, path): (u16, &'static str),
     tokens: &[String],
     rate: u32,
     period: Duration,
 ) -> Outcome<Seen> {
     let every = Duration::from_secs(1) * CONNECTIONS / rate;
     let begin = Instant::now() + Duration::from_millis(50);
-    let mut connections = JoinSet::new();
+    let mut connections = Vec::new();
     for nth in 0..CONNECTIONS {
         let token = &tokens[nth as usize % tokens.len()];
         let request = format!(
             "GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {token}\r\n\r\n"
         );
         let first = begin + every * nth / CONNECTIONS;
-        connections.spawn(ask_steadily(port, request, first, (every, period)));
+        connections.push(thread::spawn(move || {
+            ask_steadily(port, &request, first, (every, period))
+        }));
     }
     let mut times = Vec::new();
-    while let Some(done) = connections.join_next().await {
-        times.extend(done??);
+    for connection in connections {
+        times.extend(connection.join().map_err(|_| "a connection panicked")??);
     }
     Seen::of(times)
 }
 
 /// Microseconds of each answer.
-async fn ask_steadily(
+fn ask_steadily(
     port: u16,
-    request: String,
+    request: &str,
     first: Instant,
     (every, period): (Duration, Duration),
 ) -> Outcome<Vec<u32>> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_nodelay(true)?;
     let (mut times, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
     let mut due = first;
     while due < first + period {
-        sleep_until(due).await;
-        let started = due.max(Instant::now() - every);
-        stream.write_all(request.as_bytes()).await?;
-        read_answer(&mut stream, &mut buffer).await?;
+        let rest = due.saturating_duration_since(Instant::now());
+        thread::sleep(rest);
+        let started = if rest.is_zero() { due } else { Instant::now() };
+        stream.write_all(request.as_bytes())?;
+        read_answer(&mut stream, &mut buffer)?;
         times.push(u32::try_from(started.elapsed().as_micros())?);
         due += every;
     }
     Ok(times)
 }
 
-async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Outcome<()> {
+fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Outcome<()> {
     let mut come = 0;
     loop {
-        let read = stream.read(&mut buffer[come..]).await?;
+        let read = stream.read(&mut buffer[come..])?;
         if read == 0 {
             return Err("the gateway closed a connection".into());
         }
@@ -296,6 +312,7 @@ fn report(options: &Options, rounds: &[Vec<Numbers>]) -> String {
     let rows: Vec<Numbers> = rounds
         .iter()
         .map(|rounds| Numbers {
+            rate: median(rounds, |numbers| numbers.rate),
             cpu: median(rounds, |numbers| numbers.cpu),
             p50: median(rounds, |numbers| numbers.p50),
             p99: median(rounds, |numbers| numbers.p99),
@@ -303,14 +320,15 @@ fn report(options: &Options, rounds: &[Vec<Numbers>]) -> String {
         .collect();
     let mut text = format!(
         "{CONNECTIONS} connections; medians of {} rounds of {} s; p50 and p99 at {} requests a second\n\n\
-         | the route has | CPU µs | added | ratio | p50 ms | p99 ms | p99 added µs |\n|---|---|---|---|---|---|---|\n",
+         | the route has | requests/s | CPU µs | added | ratio | p50 ms | p99 ms | p99 added µs |\n|---|---|---|---|---|---|---|---|\n",
         options.rounds, options.seconds, options.rate
     );
     let plain = rows[0];
     for ((_, name), row) in ROUTES.iter().zip(&rows) {
         let _ = writeln!(
             text,
-            "| {name} | {:.1} | {:+.1} | {:.2} | {:.3} | {:.3} | {:+.0} |",
+            "| {name} | {:.0} | {:.1} | {:+.1} | {:.2} | {:.3} | {:.3} | {:+.0} |",
+            row.rate,
             row.cpu,
             row.cpu - plain.cpu,
             row.cpu / plain.cpu,

@@ -6,14 +6,19 @@ use super::counter::Correction;
 use super::counter::redis::Shared;
 use crate::observe::metrics::LimitMetrics;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 
 /// Corrections that wait to be told. Those beyond it are lost, and counted as such.
 const WAITING_MAX: usize = 1 << 14;
 
 /// Corrections in one call: some 100 microseconds of Redis.
 const BATCH: usize = 64;
+
+/// How long they gather, so that under load many share a call.
+const GATHER: Duration = Duration::from_millis(3);
 
 pub struct Corrections {
     queue: mpsc::Sender<Correction>,
@@ -57,7 +62,16 @@ async fn tell(
     metrics: Arc<LimitMetrics>,
 ) {
     let mut corrections = Vec::with_capacity(BATCH);
-    while waiting.recv_many(&mut corrections, BATCH).await > 0 {
+    while let Some(first) = waiting.recv().await {
+        corrections.push(first);
+        if waiting.len() < BATCH {
+            sleep(GATHER).await;
+        }
+        while corrections.len() < BATCH
+            && let Ok(next) = waiting.try_recv()
+        {
+            corrections.push(next);
+        }
         if shared.correct(&corrections).await.is_err() {
             metrics.corrections_lost.inc_by(corrections.len() as u64);
         }

@@ -39,8 +39,7 @@ pub(super) struct Counted {
 impl Counted {
     /// None if it will stand as it is.
     pub fn new(rule: &Rule, charge: &Charge, mark: Mark, in_redis: bool) -> Option<Self> {
-        let may_change = rule.is_by_provider() || rule.unit == Unit::Tokens;
-        (may_change && mark.units > 0).then(|| Self {
+        (charge.may_change && mark.units > 0).then(|| Self {
             charge: charge.clone(),
             mark,
             in_redis,

@@ -338,6 +338,7 @@ mod tests {
             },
             units,
             most: PREPAID.max(units),
+            may_change: false,
         }
     }
 

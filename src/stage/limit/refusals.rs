@@ -125,6 +125,7 @@ mod tests {
             quota: Quota::InFlight { limit },
             units: 1,
             most: 1,
+            may_change: false,
         }
     }
 

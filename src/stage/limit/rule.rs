@@ -114,6 +114,7 @@ impl Rule {
             quota: self.quota_of(subject),
             units,
             most: units.max(self.prepaid),
+            may_change: self.is_by_provider() || self.unit == Unit::Tokens,
         })
     }
 

@@ -130,6 +130,7 @@ impl Memory {
                         quota: correction.quota,
                         units,
                         most: units,
+                        may_change: true,
                     };
                     kept.add(&charge, ("", 0), now_us);
                 }
@@ -440,6 +441,7 @@ mod tests {
             quota,
             units: 1,
             most: 1,
+            may_change: false,
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Charge {
     pub units: u64,
     /// What is taken in advance with it, if there is so much: this many in all. Only windows in Redis have that.
     pub most: u64,
+    /// Whether it may turn out to have been something else, so that it must be known where it was counted.
+    pub may_change: bool,
 }
 
 /// What became of a request's charges: counted all, or none.
@@ -26,7 +28,7 @@ pub struct Taken {
     pub granted: bool,
     /// One for each charge, in their order.
     pub levels: Levels,
-    /// One for each charge, in their order; empty where nothing was counted.
+    /// One for each charge, in their order; empty where nothing was counted, and void where nobody needs them.
     pub marks: SmallVec<[Mark; 4]>,
 }
 
@@ -72,6 +74,11 @@ impl Charge {
     /// Whether more may be taken than is needed.
     pub fn is_prepaid(&self) -> bool {
         self.most > self.units
+    }
+
+    /// Whether it must be known where it was counted.
+    pub fn needs_mark(&self) -> bool {
+        self.may_change || self.is_prepaid()
     }
 
     pub fn correction(&self, what: Change) -> Correction {

@@ -214,6 +214,7 @@ impl Run<'_> {
                 quota: self.quotas[*rule],
                 units: units_of(*rule),
                 most: units_of(*rule),
+                may_change: true,
             })
             .collect();
         let lease = format!("lease {nth}");

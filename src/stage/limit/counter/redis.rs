@@ -5,6 +5,7 @@ use crate::stage::limit::quota::{Gcra, LEASE_MS, Level, Quota};
 use crate::stage::limit::sliding::ahead;
 use crate::store::redis::{Redis, Script, Unavailable};
 use ::redis::Cmd;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 const TAKE: &str = include_str!("take.lua");
@@ -84,7 +85,7 @@ impl Shared {
     pub(super) fn with_clock(redis: Arc<Redis>, clock: Option<&str>) -> Self {
         let take = match clock {
             None => TAKE.to_owned(),
-            Some(clock) => TAKE.replace("redis.call('TIME')", clock),
+            Some(clock) => TAKE.replace("call('TIME')", clock),
         };
         Self {
             redis,
@@ -149,6 +150,7 @@ impl Shared {
         now_us: Option<u64>,
     ) -> Result<Taken, Unavailable> {
         let Asked { charges, .. } = asked;
+        let is_told = charges.iter().any(Charge::needs_mark);
         let fill = |command: &mut Cmd| {
             for charge in charges {
                 command.arg(&charge.key);
@@ -158,6 +160,7 @@ impl Shared {
             }
             command.arg(lease).arg(lease_ms);
             command.arg(charges.len()).arg(asked.corrections.len());
+            command.arg(u8::from(is_told));
             for charge in charges {
                 write(command, charge);
             }
@@ -169,7 +172,7 @@ impl Shared {
             }
         };
         let keys = charges.len() + asked.all_corrections().count();
-        let answer: Vec<u64> = self.redis.script(&self.take, keys, fill).await?;
+        let answer: Vec<i64> = self.redis.script(&self.take, keys, fill).await?;
         read(&answer, charges.len()).ok_or(Unavailable)
     }
 
@@ -254,26 +257,30 @@ fn place(quota: Quota, mark: Mark) -> u64 {
     }
 }
 
-fn read(answer: &[u64], charges: usize) -> Option<Taken> {
-    let (granted, parts) = answer.split_first()?;
-    let (granted, parts) = (*granted == 1, parts.chunks_exact(6));
-    let levels: Levels = parts
-        .clone()
-        .map(|part| Level {
-            allows: part[0] == 1,
-            remaining: part[1],
-            after_ms: part[2],
-        })
-        .collect();
-    let marks = parts.filter(|_| granted).map(|part| Mark {
-        units: part[3],
-        bucket: part[4],
-        index: part[5],
-    });
-    let marks = marks.collect();
-    (levels.len() == charges).then_some(Taken {
+fn read(answer: &[i64], charges: usize) -> Option<Taken> {
+    let (granted, rest) = answer.split_first()?;
+    let (levels, marks) = rest.split_at_checked(2 * charges)?;
+    let level = |pair: &[i64]| {
+        let (left, allows) = (pair[0], pair[0] >= 0);
+        Level {
+            allows,
+            remaining: (if allows { left } else { -1 - left }).unsigned_abs(),
+            after_ms: pair[1].unsigned_abs(),
+        }
+    };
+    let mark = |part: &[i64]| Mark {
+        units: part[0].unsigned_abs(),
+        bucket: part[1].unsigned_abs(),
+        index: part[2].unsigned_abs(),
+    };
+    let mut marks: SmallVec<[Mark; 4]> = marks.chunks_exact(3).map(mark).collect();
+    let granted = *granted == 1;
+    if granted {
+        marks.resize(charges, Mark::default());
+    }
+    Some(Taken {
         granted,
-        levels,
+        levels: levels.chunks_exact(2).map(level).collect(),
         marks,
     })
 }
