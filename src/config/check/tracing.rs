@@ -1,0 +1,93 @@
+//! Traces: a collector that can be asked, and figures that make sense.
+
+use super::{Report, words};
+use crate::base::fault::KeyPath;
+use crate::base::units::{Bytes, Period};
+use crate::observe::trace::settings::Settings;
+use crate::wire::fetch;
+
+const QUEUE_MIN: Bytes = Bytes(64 << 10);
+const QUEUE_MAX: Bytes = Bytes::mib(256);
+const EVERY_MAX: Period = Period::seconds(60);
+const TIMEOUT_MAX: Period = Period::seconds(60);
+
+/// What the sender writes itself.
+const OURS: [&str; 6] = [
+    "host",
+    "content-type",
+    "content-length",
+    "connection",
+    "accept",
+    "user-agent",
+];
+
+pub(super) fn check(report: &mut Report<'_>) {
+    let Some(settings) = &report.config.tracing else {
+        return;
+    };
+    let at = KeyPath::root().key("tracing");
+    collector(&at, settings, report);
+    let (what, fix) = (
+        format!("`sample` must be from 0 to 1, not {}", settings.sample),
+        "write a share such as `0.01`, for one of a hundred",
+    );
+    let is_share = (0.0..=1.0).contains(&settings.sample);
+    report.must(is_share, at.key("sample"), what, fix);
+    if let Some(slow) = settings.slow {
+        let fix = "write `sample: 1` for the spans of all requests";
+        report.not_zero(&at, "slow", slow, fix);
+    }
+    let what = "`service` is empty";
+    let named = !settings.service.is_empty();
+    report.must(named, at.key("service"), what, "remove the key");
+    let what = format!("`queue` must be from {QUEUE_MIN} to {QUEUE_MAX}");
+    let fits = (QUEUE_MIN.0..=QUEUE_MAX.0).contains(&settings.queue.0);
+    report.must(fits, at.key("queue"), what, "");
+    for (key, period, max) in [
+        ("every", settings.every, EVERY_MAX),
+        ("timeout", settings.timeout, TIMEOUT_MAX),
+    ] {
+        report.not_zero(&at, key, period, "");
+        let what = format!("`{key}` ({period}) is longer than {max}");
+        report.must(period <= max, at.key(key), what, "");
+    }
+    let silent = settings.sample <= 0.0
+        && !settings.errors
+        && settings.slow.is_none()
+        && !settings.follow_parent;
+    let sure = ["sample", "errors", "slow", "follow_parent"];
+    if silent && sure.iter().all(|key| report.sure(&at, key)) {
+        let fix = "remove the section, or write `sample: 0.01`";
+        report.warning(at, "no spans are ever sent", fix);
+    }
+}
+
+fn collector(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
+    let is_tls = match fetch::parse(&settings.endpoint) {
+        Ok((_, is_tls)) => is_tls,
+        Err(what) => {
+            let fix = "write the address of a collector, such as `http://127.0.0.1:4318`";
+            return report.error(at.key("endpoint"), what, fix);
+        }
+    };
+    let headers = at.key("headers");
+    for (name, value) in &settings.headers {
+        let at = headers.key(name);
+        report.form(at.clone(), words::name("header", name));
+        // The value is a secret: what is wrong with it is not shown.
+        let good = words::header_value(value.expose()).is_ok();
+        let fix = "remove line breaks, and spaces around it";
+        report.must(good, at.clone(), "this cannot be sent in a header", fix);
+        let ours = OURS.iter().any(|one| name.eq_ignore_ascii_case(one));
+        if ours {
+            report.key_error(at, format!("`{name}` is not for you to set"), "remove it");
+        }
+    }
+    if let Some(ca) = &settings.ca {
+        report.readable(at.key("ca"), ca);
+        if !is_tls && report.sure(at, "endpoint") {
+            let what = "`ca` has no effect: the connection to the collector is not encrypted";
+            report.warning(at.key("ca"), what, "write `https://`, or remove it");
+        }
+    }
+}
