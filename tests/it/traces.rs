@@ -184,7 +184,7 @@ async fn a_trace_that_is_not_believed_is_left_alone_and_another_begins() {
 #[tokio::test]
 async fn each_attempt_has_a_span_and_its_endpoint_is_told_of_it() {
     let collector = Collector::start().await;
-    let broken = Upstream::replying(|_| Reply::nothing().reset()).await;
+    let broken = Upstream::replying(|_| Reply::default().reset()).await;
     let good = Upstream::named("good").await;
     let gateway = gateway(&collector, "sample: 1", &[&broken, &good]).await;
     let mut client = Client::connect(&gateway).await;
@@ -237,7 +237,7 @@ async fn a_call_of_a_model_tells_what_it_asked_and_what_it_cost() {
     let document = format!("{}{ROUTE}", tracing(&collector, "sample: 1"));
     let ai = Ai::start(QUICK, &document).await;
     for stream in [false, true] {
-        ai.openai.then(Fault::Error(Trouble::RateLimit));
+        ai.openai.then(Fault::Error(Trouble::Unavailable));
         let answer = ai.say(Speaks::Chat, "smart", stream, "hunter2 two").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let is_it = |span: &Value| {
@@ -259,8 +259,8 @@ async fn a_call_of_a_model_tells_what_it_asked_and_what_it_cost() {
                 ("gen_ai.provider.name", json!("openai")),
                 ("gen_ai.request.model", json!("gpt-5")),
                 ("gen_ai.usage.input_tokens", Value::Null),
-                ("http.response.status_code", json!("429")),
-                ("error.type", json!("rate_limited")),
+                ("http.response.status_code", json!("503")),
+                ("error.type", json!("overloaded")),
             ],
         );
         assert_eq!(second["name"], "chat claude-sonnet-4-5");
@@ -321,7 +321,7 @@ async fn ordinary_ones_are_left_out_but_errors_and_slow_ones_are_kept() {
         "/503" => Reply::status(503, "no"),
         "/404" => Reply::status(404, "no"),
         "/late" => Reply::late(Duration::from_millis(400), Reply::ok("late")),
-        "/cut" => Reply::nothing().reset(),
+        "/cut" => Reply::default().reset(),
         _ => Reply::ok("yes"),
     })
     .await;

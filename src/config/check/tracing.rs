@@ -1,7 +1,9 @@
 //! Traces: a collector that can be asked, and figures that make sense.
 
-use super::{Report, words};
+use super::Report;
+use super::words::{self, Wrong};
 use crate::base::fault::KeyPath;
+use crate::base::secret::Secret;
 use crate::base::units::{Bytes, Period};
 use crate::observe::trace::settings::Settings;
 use crate::wire::fetch;
@@ -63,31 +65,42 @@ pub(super) fn check(report: &mut Report<'_>) {
 }
 
 fn collector(at: &KeyPath, settings: &Settings, report: &mut Report<'_>) {
-    let is_tls = match fetch::parse(&settings.endpoint) {
-        Ok((_, is_tls)) => is_tls,
-        Err(what) => {
-            let fix = "write the address of a collector, such as `http://127.0.0.1:4318`";
-            return report.error(at.key("endpoint"), what, fix);
-        }
-    };
+    let url = &settings.endpoint;
+    let named = ["http://", "https://"]
+        .iter()
+        .any(|one| url.starts_with(one));
+    if let Err(what) = fetch::parse(url) {
+        let what = if named {
+            what
+        } else {
+            format!("`{url}` does not begin with `http://` or `https://`")
+        };
+        let fix = "write the address of a collector, such as `http://127.0.0.1:4318`";
+        report.error(at.key("endpoint"), what, fix);
+    }
     let headers = at.key("headers");
     for (name, value) in &settings.headers {
-        let at = headers.key(name);
-        report.form(at.clone(), words::name("header", name));
-        // The value is a secret: what is wrong with it is not shown.
-        let good = words::header_value(value.expose()).is_ok();
-        let fix = "remove line breaks, and spaces around it";
-        report.must(good, at.clone(), "this cannot be sent in a header", fix);
-        let ours = OURS.iter().any(|one| name.eq_ignore_ascii_case(one));
-        if ours {
-            report.key_error(at, format!("`{name}` is not for you to set"), "remove it");
-        }
+        header(headers.key(name), (name, value), report);
     }
     if let Some(ca) = &settings.ca {
         report.readable(at.key("ca"), ca);
-        if !is_tls && report.sure(at, "endpoint") {
+        if url.starts_with("http://") && report.sure(at, "endpoint") {
             let what = "`ca` has no effect: the connection to the collector is not encrypted";
             report.warning(at.key("ca"), what, "write `https://`, or remove it");
         }
     }
+}
+
+fn header(at: KeyPath, (name, value): (&str, &Secret), report: &mut Report<'_>) {
+    if let Err(Wrong { what, fix }) = words::name("header", name) {
+        return report.key_error(at, what, fix);
+    }
+    if OURS.iter().any(|one| name.eq_ignore_ascii_case(one)) {
+        let what = format!("`{name}` is not for you to set");
+        return report.key_error(at, what, "remove it");
+    }
+    // The value is a secret: what is wrong with it is not shown.
+    let good = words::header_value(value.expose()).is_ok();
+    let fix = "remove line breaks, and spaces around it";
+    report.must(good, at, "this cannot be sent in a header", fix);
 }
