@@ -260,7 +260,7 @@ async fn a_call_of_a_model_tells_what_it_asked_and_what_it_cost() {
                 ("gen_ai.request.model", json!("gpt-5")),
                 ("gen_ai.usage.input_tokens", Value::Null),
                 ("http.response.status_code", json!("503")),
-                ("error.type", json!("overloaded")),
+                ("error.type", json!("provider_overloaded")),
             ],
         );
         assert_eq!(second["name"], "chat claude-sonnet-4-5");
