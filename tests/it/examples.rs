@@ -1151,7 +1151,7 @@ fn every_shipped_document_is_what_the_schema_tells_editors() {
 #[tokio::test]
 async fn tracing() {
     let (collector, app) = (
-        Collector::start().await,
+        Collector::start(),
         Upstream::replying(|_| Reply::status(500, "no")).await,
     );
     let values: &[(&str, &dyn Display)] = &[

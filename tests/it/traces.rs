@@ -2,13 +2,14 @@
 
 use crate::ai::{Ai, QUICK, ROUTE, Speaks};
 use crate::harness::{
-    Client, Collector, Fault, Gateway, Mood, Port, Reply, Trouble, Upstream, app, attribute,
-    eventually,
+    Authority, Client, Collector, Fault, Gateway, Mood, Port, Reply, Trouble, Upstream, app,
+    attribute, eventually,
 };
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::time::Duration;
+use tempfile::TempDir;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -65,8 +66,12 @@ fn moments(span: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one thing after the other, or one row for each"
+)]
 async fn a_trace_is_continued_and_passed_on_and_holds_no_secret() {
-    let (collector, upstream) = (Collector::start().await, Upstream::named("app").await);
+    let (collector, upstream) = (Collector::start(), Upstream::named("app").await);
     let more = "headers: { authorization: 'Bearer for-the-collector' }, service: edge";
     let gateway = gateway(&collector, more, &[&upstream]).await;
     let mut client = Client::connect(&gateway).await;
@@ -151,7 +156,7 @@ async fn a_trace_is_continued_and_passed_on_and_holds_no_secret() {
 
 #[tokio::test]
 async fn a_trace_that_is_not_believed_is_left_alone_and_another_begins() {
-    let (collector, upstream) = (Collector::start().await, Upstream::named("app").await);
+    let (collector, upstream) = (Collector::start(), Upstream::named("app").await);
     let section = tracing(&collector, "sample: 1");
     let untrusted = format!("{section}{}", app(&[&upstream], "", ""));
     let untrusted = Gateway::start(&untrusted, &[]).await;
@@ -171,7 +176,10 @@ async fn a_trace_that_is_not_believed_is_left_alone_and_another_begins() {
         let request = collector.request(path).await;
         assert!(request.get("parentSpanId").is_none(), "{request:#}");
         let trace = request["traceId"].as_str().unwrap();
-        assert!(trace != TRACE && trace.trim_matches('0') != "", "{trace}");
+        assert!(
+            trace != TRACE && !trace.trim_matches('0').is_empty(),
+            "{trace}"
+        );
         let seen = upstream.last().await;
         let told = seen.header("traceparent").expect("one of ours").to_owned();
         assert!(told.starts_with(&format!("00-{trace}-")), "{told}");
@@ -183,7 +191,7 @@ async fn a_trace_that_is_not_believed_is_left_alone_and_another_begins() {
 
 #[tokio::test]
 async fn each_attempt_has_a_span_and_its_endpoint_is_told_of_it() {
-    let collector = Collector::start().await;
+    let collector = Collector::start();
     let broken = Upstream::replying(|_| Reply::default().reset()).await;
     let good = Upstream::named("good").await;
     let gateway = gateway(&collector, "sample: 1", &[&broken, &good]).await;
@@ -232,8 +240,12 @@ async fn each_attempt_has_a_span_and_its_endpoint_is_told_of_it() {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one thing after the other, or one row for each"
+)]
 async fn a_call_of_a_model_tells_what_it_asked_and_what_it_cost() {
-    let collector = Collector::start().await;
+    let collector = Collector::start();
     let document = format!("{}{ROUTE}", tracing(&collector, "sample: 1"));
     let ai = Ai::start(QUICK, &document).await;
     for stream in [false, true] {
@@ -315,8 +327,12 @@ async fn gateway_line(gateway: &Gateway, request: &Value) -> Value {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one thing after the other, or one row for each"
+)]
 async fn ordinary_ones_are_left_out_but_errors_and_slow_ones_are_kept() {
-    let collector = Collector::start().await;
+    let collector = Collector::start();
     let upstream = Upstream::replying(|seen| match seen.target() {
         "/503" => Reply::status(503, "no"),
         "/404" => Reply::status(404, "no"),
@@ -424,7 +440,7 @@ async fn without_a_collector_requests_are_unharmed_and_what_is_lost_is_counted()
     })
     .await;
     // What waited is sent when it is back, and there is room again.
-    collector.rise().await;
+    collector.rise();
     spans_counted(&gateway, "exported", 10.0).await;
     let before = gateway
         .metric("onemind_trace_spans_total{result=\"dropped\"}")
@@ -440,7 +456,7 @@ async fn without_a_collector_requests_are_unharmed_and_what_is_lost_is_counted()
 
 #[tokio::test]
 async fn a_collector_that_never_answers_holds_nobody_up() {
-    let (collector, upstream) = (Collector::start().await, Upstream::named("app").await);
+    let (collector, upstream) = (Collector::start(), Upstream::named("app").await);
     collector.is(Mood::Silent);
     let gateway = gateway(&collector, SMALL, &[&upstream]).await;
     overfill(&gateway).await;
@@ -458,7 +474,7 @@ async fn a_collector_that_never_answers_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_batch_is_sent_again_or_given_up_as_the_collector_says() {
-    let (collector, upstream) = (Collector::start().await, Upstream::named("app").await);
+    let (collector, upstream) = (Collector::start(), Upstream::named("app").await);
     let gateway = gateway(&collector, "sample: 1", &[&upstream]).await;
     collector.is(Mood::Says(503, "Retry-After: 0\r\n"));
     gateway.get("/busy").await;
@@ -481,7 +497,7 @@ async fn a_batch_is_sent_again_or_given_up_as_the_collector_says() {
 
 #[tokio::test]
 async fn what_waits_is_sent_before_the_process_leaves() {
-    let (collector, upstream) = (Collector::start().await, Upstream::named("app").await);
+    let (collector, upstream) = (Collector::start(), Upstream::named("app").await);
     let section = format!("tracing: {{ endpoint: '{collector}', every: 1m, sample: 1 }}\n");
     let rest = app(&[&upstream], "", "");
     let yaml = format!("server: {{ drain_delay: 0s }}\n{section}{rest}");
@@ -496,7 +512,7 @@ async fn what_waits_is_sent_before_the_process_leaves() {
 
 #[tokio::test]
 async fn a_reload_moves_to_another_collector_and_switches_off_and_on() {
-    let (first, second) = (Collector::start().await, Collector::start().await);
+    let (first, second) = (Collector::start(), Collector::start());
     let upstream = Upstream::named("app").await;
     let rest = app(&[&upstream], "", "");
     let to = |collector: &Collector| format!("{}{rest}", tracing(collector, "sample: 1"));
@@ -526,8 +542,41 @@ async fn a_reload_moves_to_another_collector_and_switches_off_and_on() {
 }
 
 #[tokio::test]
+async fn a_collector_behind_tls_is_believed_by_its_authority_alone() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let dir = TempDir::new().unwrap();
+    authority.write_ca(&dir.path().join("ca.pem"));
+    stranger.write_ca(&dir.path().join("other.pem"));
+    std::fs::write(dir.path().join("broken.pem"), "no certificate").unwrap();
+    let collector = Upstream::tls(&authority, "localhost", |_| Reply::ok("{}")).await;
+    let with = |ca: &str| {
+        let endpoint = format!("https://localhost:{}", collector.port());
+        format!(
+            "tracing: {{ endpoint: '{endpoint}', ca: {ca}, sample: 1, every: 50ms }}\nroutes: {{ all: {{ respond: {{}} }} }}\n"
+        )
+    };
+    let gateway = Gateway::start_in(dir, &with("other.pem"), &[]).await;
+    gateway.get("/").await;
+    eventually("a line of the log", async || {
+        gateway.errors().contains("no TLS with").then_some(())
+    })
+    .await;
+    assert_eq!(collector.count(), 0);
+    let refused = gateway.try_reload(&with("broken.pem"), &[]).await;
+    assert!(
+        refused.text().contains("no certificate in it"),
+        "{}",
+        refused.text()
+    );
+    gateway.reload(&with("ca.pem"), &[]).await;
+    gateway.get("/").await;
+    spans_counted(&gateway, "exported", 1.0).await;
+    assert_eq!(collector.last().await.target(), "/v1/traces");
+}
+
+#[tokio::test]
 async fn a_refused_request_has_a_span_too_and_a_dead_endpoint_its_reason() {
-    let (collector, dead) = (Collector::start().await, Port::reserve());
+    let (collector, dead) = (Collector::start(), Port::reserve());
     let gateway = gateway(&collector, "sample: 0", &[&dead]).await;
     gateway
         .get("/dead")

@@ -179,7 +179,7 @@ impl Run<'_> {
         self.ctx.tracing()?;
         Some(Box::new(Asked {
             kind: target.provider.kind.otel_name(),
-            provider: target.provider.name.to_string(),
+            provider: target.provider.name.clone(),
             model: self.task.plan.model_at(target).to_owned(),
         }))
     }

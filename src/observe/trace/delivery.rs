@@ -65,30 +65,30 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn said(status: u16, retry_after: Option<u64>) -> Option<Said> {
-        Some(Said {
+    fn said(status: u16, retry_after: Option<u64>) -> Said {
+        Said {
             status,
             retry_after,
-        })
+        }
     }
 
     #[test]
     fn what_follows_an_answer() {
         let seconds = |count| After::Again(Duration::from_secs(count));
         for (answer, made, expected) in [
-            (said(200, None), 1, After::Taken),
-            (said(202, Some(9)), 6, After::Taken),
+            (Some(said(200, None)), 1, After::Taken),
+            (Some(said(202, Some(9))), 6, After::Taken),
             (None, 1, seconds(1)),
             (None, 3, seconds(4)),
             (None, 5, seconds(16)),
             (None, 6, After::Lost),
-            (said(503, None), 2, seconds(2)),
-            (said(429, Some(7)), 1, seconds(7)),
-            (said(429, Some(7_000)), 1, seconds(30)),
-            (said(400, Some(7)), 1, After::Lost),
-            (said(401, None), 1, After::Lost),
-            (said(500, None), 1, After::Lost),
-            (said(301, None), 1, After::Lost),
+            (Some(said(503, None)), 2, seconds(2)),
+            (Some(said(429, Some(7))), 1, seconds(7)),
+            (Some(said(429, Some(7_000))), 1, seconds(30)),
+            (Some(said(400, Some(7))), 1, After::Lost),
+            (Some(said(401, None)), 1, After::Lost),
+            (Some(said(500, None)), 1, After::Lost),
+            (Some(said(301, None)), 1, After::Lost),
         ] {
             assert_eq!(after(answer, made, 1.0), expected, "{answer:?} {made}");
         }
@@ -113,7 +113,7 @@ mod tests {
     proptest! {
         #[test]
         fn attempts_and_waits_have_an_end(status in 100_u16..600, asked in prop::option::of(any::<u64>()), made in 1_u32..100, chance in 0.0..1.0_f64) {
-            match after(said(status, asked), made, chance) {
+            match after(Some(said(status, asked)), made, chance) {
                 After::Again(wait) => prop_assert!(made < ATTEMPTS_MAX && wait <= WAIT_MAX),
                 After::Taken | After::Lost => {}
             }

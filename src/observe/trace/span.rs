@@ -188,7 +188,7 @@ mod tests {
         serde_json::from_slice(&out).expect("JSON")
     }
 
-    fn span<'a>(attributes: Vec<Attribute<'a>>) -> Span<'a> {
+    fn span(attributes: Vec<Attribute<'_>>) -> Span<'_> {
         Span {
             trace_id: "4bf92f3577b34da6a3ce929d0e0e4736",
             id: 0x2a,

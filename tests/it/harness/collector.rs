@@ -44,9 +44,9 @@ struct Shared {
 }
 
 impl Collector {
-    pub async fn start() -> Self {
+    pub fn start() -> Self {
         let collector = Self::down();
-        collector.rise().await;
+        collector.rise();
         collector
     }
 
@@ -63,7 +63,7 @@ impl Collector {
         }
     }
 
-    pub async fn rise(&self) {
+    pub fn rise(&self) {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(self.port.address()).unwrap();
@@ -120,7 +120,8 @@ impl fmt::Display for Collector {
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        if let Some(task) = self.running.lock().unwrap().take() {
+        let running = self.running.get_mut().unwrap().take();
+        if let Some(task) = running {
             task.abort();
         }
     }
