@@ -1,8 +1,8 @@
 //! The spans of a request: one for itself, one below it for each attempt. Nothing is gathered for them on the way:
 //! they are written from what the request knows of itself once it has ended, and only if they are kept.
 //!
-//! Names are those of OpenTelemetry's conventions for HTTP and for generative AI; `onemind.*` is what they have no
-//! word for. No query, no header but `User-Agent`, no body and no credential is in any of them.
+//! Names are those of OpenTelemetry's conventions for HTTP and for generative AI (`http.route` is the name of our
+//! route); `onemind.*` is what they have no word for. No query, no header but `User-Agent`, no body and no credential is in any of them.
 
 use super::context::{Arrival, Attempt, RequestContext};
 use super::infer::record::{Inference, Source};
@@ -143,7 +143,9 @@ impl<'a> Ended<'a> {
 
     fn name_of(&self, attempt: &Attempt) -> String {
         match (&attempt.asked, &self.ctx.inference) {
-            (Some(asked), Some(inference)) => format!("{} {}", inference.operation, asked.model),
+            (Some(asked), Some(inference)) => {
+                format!("{} {}", operation(inference.operation), asked.model)
+            }
             _ => method(&self.arrival.method).unwrap_or("HTTP").to_owned(),
         }
     }
@@ -296,7 +298,8 @@ impl<'a> Ended<'a> {
         // What speaks like OpenAI may be anybody: then its configured name says more.
         let kind = Some(asked.kind).filter(|kind| *kind != "compatible");
         let kind = kind.unwrap_or(asked.provider.as_str());
-        list.push(("gen_ai.operation.name", inference.operation.into()));
+        let operation = operation(inference.operation);
+        list.push(("gen_ai.operation.name", operation.into()));
         list.push(("gen_ai.provider.name", kind.into()));
         list.push(("gen_ai.request.model", asked.model.as_str().into()));
         list.push(("onemind.provider", asked.provider.as_str().into()));
@@ -342,6 +345,15 @@ impl<'a> Ended<'a> {
 
     fn at(&self, since: Duration) -> u64 {
         nanos(self.began + since)
+    }
+}
+
+/// What a caller asks for, in whichever dialect, as the conventions name it; our own word where they have none.
+fn operation(door: &'static str) -> &'static str {
+    match door {
+        "responses" | "messages" => "chat",
+        "embed_content" | "batch_embed_contents" => "embeddings",
+        other => other,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::ai::{Ai, QUICK, ROUTE, Speaks};
 use crate::harness::{
-    Authority, Client, Collector, Fault, Gateway, Mood, Port, Reply, Trouble, Upstream, app,
-    attribute, eventually,
+    Authority, Client, Collector, Fault, Gateway, Mood, PROVIDER_KEY, Port, Provider, Reply,
+    Trouble, Upstream, WebSocket, app, attribute, eventually, silence,
 };
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -248,9 +248,9 @@ async fn a_call_of_a_model_tells_what_it_asked_and_what_it_cost() {
     let collector = Collector::start();
     let document = format!("{}{ROUTE}", tracing(&collector, "sample: 1"));
     let ai = Ai::start(QUICK, &document).await;
-    for stream in [false, true] {
+    for (speaks, stream) in [(Speaks::Chat, false), (Speaks::Messages, true)] {
         ai.openai.then(Fault::Error(Trouble::Unavailable));
-        let answer = ai.say(Speaks::Chat, "smart", stream, "hunter2 two").await;
+        let answer = ai.say(speaks, "smart", stream, "hunter2 two").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         let is_it = |span: &Value| {
             span["kind"] == 2 && attribute(span, "onemind.stream") == Value::Bool(stream)
@@ -317,7 +317,7 @@ async fn a_call_of_a_model_tells_what_it_asked_and_what_it_cost() {
     }
     let whole = format!("{:?}", collector.batches());
     assert!(!whole.contains("hunter2"), "no word of a prompt: {whole}");
-    assert!(!whole.contains(crate::harness::PROVIDER_KEY), "{whole}");
+    assert!(!whole.contains(PROVIDER_KEY), "{whole}");
 }
 
 async fn gateway_line(gateway: &Gateway, request: &Value) -> Value {
@@ -539,6 +539,66 @@ async fn a_reload_moves_to_another_collector_and_switches_off_and_on() {
     };
     assert_eq!(paths(&first), ["/first", "/on"]);
     assert_eq!(paths(&second), ["/second"]);
+}
+
+#[tokio::test]
+async fn a_websocket_has_its_span_when_it_ends_and_is_never_slow() {
+    let (collector, model) = (Collector::start(), Provider::openai().await);
+    let chat = Upstream::replying(|_| Reply::websocket("chat")).await;
+    let yaml = format!(
+        "server: {{ trusted_proxies: ['127.0.0.0/8'] }}
+{}pools: {{ chat: {{ endpoints: ['{chat}'], health: {{ check: off }} }} }}
+providers: {{ openai: {{ base_url: '{}', keys: {PROVIDER_KEY} }} }}
+models: {{ talk: {{ targets: openai/gpt-realtime }} }}
+routes: {{ chat: {{ path: /ws, pool: chat }}, ai: {{ path: /v1/*, ai: {{}} }} }}
+",
+        tracing(&collector, "sample: 0, slow: 1ms"),
+        model.url()
+    );
+    let gateway = Gateway::start(&yaml, &[]).await;
+    for (target, flags) in [
+        ("/ws", "00"),
+        ("/ws", "01"),
+        ("/v1/realtime?model=talk", "01"),
+    ] {
+        let given = traceparent(flags);
+        let mut socket = WebSocket::open(&gateway, target, &[("traceparent", &given)]).await;
+        // Longer than what is slow.
+        silence(Duration::from_millis(10)).await;
+        if target == "/ws" {
+            socket.echo("hello").await;
+        }
+        assert!(collector.spans().len() <= 2, "it has not ended");
+        socket.close().await;
+    }
+    gateway.settled().await;
+    let left_out = gateway
+        .metric("onemind_traces_total{result=\"left_out\"}")
+        .await;
+    assert!((left_out - 1.0).abs() < 0.1, "{left_out}");
+    for (path, name, provider) in [
+        ("/ws", "GET", Value::Null),
+        ("/v1/realtime", "realtime gpt-realtime", json!("openai")),
+    ] {
+        let request = collector.request(path).await;
+        assert_has(
+            &request,
+            &[
+                ("onemind.websocket", json!(true)),
+                ("http.response.status_code", json!("101")),
+                ("onemind.ending", json!("tunnel_closed")),
+            ],
+        );
+        let attempt = collector.below(&request).remove(0);
+        assert_eq!(attempt["name"], name);
+        assert_has(&attempt, &[("gen_ai.provider.name", provider)]);
+        let told = if path == "/ws" {
+            chat.last().await.header("traceparent").map(str::to_owned)
+        } else {
+            model.last().await.header("traceparent").map(str::to_owned)
+        };
+        assert_eq!(&told.unwrap()[36..52], attempt["spanId"].as_str().unwrap());
+    }
 }
 
 #[tokio::test]
