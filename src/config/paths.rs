@@ -22,6 +22,9 @@ pub fn resolve(config: &mut Config, folder: &Path) {
             }
         }
     }
+    if let Some(tracing) = &mut config.tracing {
+        join(folder, &mut tracing.ca);
+    }
     if let Some(redis) = &mut config.redis {
         join(folder, &mut redis.ca);
     }

@@ -1,6 +1,7 @@
 //! The whole document as it is written; each section is owned by the stage it configures.
 
 use crate::base::units::Period;
+use crate::observe::trace;
 use crate::stage::{ai, identity, limit, listen, route, upstream};
 use crate::store::redis;
 use ipnet::IpNet;
@@ -19,6 +20,10 @@ pub struct Config {
     pub admin: AdminSettings,
     /// Redis, for what instances share. Absent: it is kept in this process, and not shared.
     pub redis: Option<redis::Settings>,
+    /// Spans of requests for an OpenTelemetry collector. Absent: none are made, and a trusted peer's `traceparent` is
+    /// passed on unchanged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<trace::settings::Settings>,
     /// Where callers connect, by name.
     pub listeners: BTreeMap<String, listen::settings::Settings>,
     /// Where requests can go, by name.

@@ -54,7 +54,8 @@ fn arrival(caller: &Caller, ctx: &RequestContext) -> Arrival {
         certificate: facts.certificate.clone(),
         ..forwarded::client(facts.peer, &head.headers, &ctx.snapshot.trusted, facts.tls)
     };
-    let trace = Trace::begin(&head.headers, client.trusted);
+    let rules = ctx.snapshot.tracing.as_ref().map(|tracing| &tracing.rules);
+    let trace = Trace::begin(&head.headers, client.trusted, rules);
     let authority = head.uri.authority().map(Authority::as_str);
     let authority = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
     let host = authority

@@ -8,6 +8,7 @@ use crate::base::ending::Ending;
 use crate::base::principal::Principal;
 use crate::base::reject::Reject;
 use crate::observe::metrics::Counted;
+use crate::observe::trace::Tracing;
 use crate::snapshot::{ListenerRules, Measures, Meter, Route, Snapshot, Tunnel};
 use crate::stage::ai::dialect::DialectName;
 use crate::stage::limit::headers::{Headers as LimitHeaders, Standing};
@@ -39,6 +40,8 @@ pub struct RequestContext {
     /// The place at an endpoint that is held now, or was taken for the next attempt.
     pub lease: Option<Lease>,
     pub attempts: Vec<Attempt>,
+    /// When it had a place at an endpoint, or its targets; noted only where spans are made.
+    pub admitted: Option<Duration>,
     /// What a call of a model came to; none for other requests.
     pub inference: Option<Box<Inference>>,
     pub traffic: Traffic,
@@ -143,6 +146,18 @@ pub struct Attempt {
     pub took: Duration,
     /// Whether its connection had served another request before.
     pub reused: bool,
+    /// Of which provider which model was asked for; only where spans are made of it.
+    pub asked: Option<Box<Asked>>,
+}
+
+/// What an attempt at a model asks for.
+pub struct Asked {
+    /// Its kind, as OpenTelemetry names it.
+    pub kind: &'static str,
+    /// As it is configured.
+    pub provider: String,
+    /// As the provider calls it.
+    pub model: String,
 }
 
 impl Attempt {
@@ -157,6 +172,7 @@ impl Attempt {
             reason: None,
             took: Duration::ZERO,
             reused: false,
+            asked: None,
         }
     }
 
@@ -188,6 +204,7 @@ impl RequestContext {
             place: None,
             lease: None,
             attempts: Vec::new(),
+            admitted: None,
             inference: None,
             traffic: Traffic::default(),
             reject: None,
@@ -219,6 +236,11 @@ impl RequestContext {
         self.inference
             .as_deref_mut()
             .expect("it is there from the door on")
+    }
+
+    /// What makes spans of it, if anything does.
+    pub fn tracing(&self) -> Option<&Arc<Tracing>> {
+        self.snapshot.tracing.as_ref()
     }
 
     pub fn route(&self) -> Option<&Arc<Route>> {

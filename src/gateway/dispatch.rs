@@ -6,7 +6,7 @@ use super::context::{Attempt, RequestContext, Sticky};
 use super::life::{Flight, Stop};
 use super::timer::Timer;
 use super::upload::Upload;
-use super::{endings, forward, refuse, relay};
+use super::{endings, forward, refuse, relay, trace};
 use crate::base::reject::{Reject, RejectKind};
 use crate::snapshot::Upstream;
 use crate::stage::upstream::broken::Broken;
@@ -47,6 +47,7 @@ pub async fn run(
     let upload = Upload::new(caller, body_max, &ctx.snapshot);
     let pace = ctx.pace();
     forward::prepare(caller, ctx);
+    trace::admitted(ctx);
     let mut flight = Flight {
         caller,
         ctx,

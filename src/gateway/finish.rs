@@ -1,8 +1,8 @@
 //! The end of every request: counted once, logged once, under exactly one name.
 
-use super::admit;
 use super::caller::Caller;
 use super::context::{Arrival, Attempt, RequestContext};
+use super::{admit, trace};
 use crate::base::ending::Ending;
 use crate::base::reject::Reject;
 use crate::observe::access_log::{self, AccessLog, Record};
@@ -55,6 +55,9 @@ pub(super) fn report(ctx: &mut RequestContext) {
         inference.count(ending, took);
     }
     log(ctx, arrival, ending, (status, took));
+    if let Some(tracing) = ctx.tracing() {
+        trace::report(ctx, (tracing, arrival), ending, (status, took));
+    }
 }
 
 /// Nobody was left to say how it ended: the task broke, or was stopped.

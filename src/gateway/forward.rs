@@ -50,7 +50,9 @@ pub fn prepare(caller: &mut Caller, ctx: &RequestContext) {
         headers.insert(name, value);
     }
     headers.insert(trace::X_REQUEST_ID, arrival.request_id.clone());
-    headers.insert(trace::TRACEPARENT, arrival.trace.traceparent());
+    if let Some(traceparent) = arrival.trace.traceparent() {
+        headers.insert(trace::TRACEPARENT, traceparent);
+    }
     if !arrival.trace.continued {
         headers.remove(trace::TRACESTATE);
     }
@@ -68,6 +70,7 @@ pub fn start(
     if nameless && let Some(host) = host_of_endpoint(ctx) {
         caller.head.parts.headers.insert(header::HOST, host);
     }
+    super::trace::tell(&mut caller.head.parts.headers, ctx);
     let admission = ctx.admission.as_ref();
     let target = admission.and_then(|admission| admission.target.as_deref());
     let own = caller.head.uri.path_and_query();

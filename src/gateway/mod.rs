@@ -23,6 +23,7 @@
 //!             pace.rs         how slow a caller may be
 //!             tunnel.rs       bytes in both directions, once it is no HTTP any more
 //!  finish     finish.rs       counted and logged, exactly once, under one ending
+//!             trace.rs        its spans, if it is traced
 //! ```
 
 mod admit;
@@ -45,6 +46,7 @@ mod refuse;
 mod relay;
 mod shed;
 mod timer;
+mod trace;
 mod tunnel;
 mod upload;
 

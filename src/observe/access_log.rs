@@ -5,7 +5,7 @@
 
 mod line;
 mod redact;
-mod text;
+pub(super) mod text;
 mod writer;
 
 use super::metrics::Metrics;

@@ -100,6 +100,23 @@ pub fn token_failing(metrics: &Metrics, provider: &str, why: &str, news: bool) {
     }
 }
 
+/// The collector takes spans again.
+pub fn spans_taken() {
+    info!("spans are sent again");
+}
+
+/// The collector does not take spans; they wait, and are lost when there are too many.
+pub fn spans_not_taken(why: &str, news: bool) {
+    if news {
+        warn!(
+            why,
+            "spans cannot be sent; what does not fit the queue is lost"
+        );
+    } else {
+        debug!(why, "spans still cannot be sent");
+    }
+}
+
 /// The store cannot be used; what it is for goes on without, as each user of it says.
 pub fn store_lost(store: &StoreMetrics, why: &str) {
     // One that stays away is an alarm of the metric, not a line for every attempt.

@@ -9,12 +9,14 @@ mod limits;
 mod models;
 mod process;
 mod scope;
+mod traces;
 
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
 pub use identity::IdentityMetrics;
 pub use limits::{LimitMetrics, RuleMetrics, StoreMetrics};
 pub use models::{CallEnded, ModelMetrics};
 pub use process::resident_bytes;
+pub use traces::TraceMetrics;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
@@ -224,6 +226,11 @@ table! {
     upgrade_draining: gauge[];
     /// Lines of the access log; those dropped found the buffer full or could not be written.
     access_log_lines_total: counter[result];
+    /// Requests by what became of their spans: `sampled` when they began, kept for an `error` or because they were `slow`, or `left_out`.
+    traces_total: counter[result];
+    /// Spans by what became of them: `exported`, `dropped` (the queue was full), `failed` (the collector could not be
+    /// reached, or took none), `rejected` (it took the batch without them).
+    trace_spans_total: counter[result];
     /// Lines of the libraries below the gateway that were held back because there were too many.
     log_lines_suppressed_total: counter[];
     /// Always 1: says which version runs.

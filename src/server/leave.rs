@@ -82,7 +82,7 @@ impl Server {
         self.close_listeners();
         self.stopped.send_replace(true);
         if end != End::AtOnce {
-            self.finish_admin().await;
+            tokio::join!(self.finish_admin(), self.exports.finish());
         }
         Ok(end)
     }

@@ -11,6 +11,7 @@ mod reload;
 mod status;
 mod systemd;
 mod tokens;
+mod traces;
 mod upgrade;
 mod workers;
 
@@ -44,6 +45,7 @@ use tokens::Renewals;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use traces::Exports;
 use upgrade::Upgrades;
 use workers::Workers;
 
@@ -62,6 +64,7 @@ pub struct Server {
     pools: Pools,
     identities: Identities,
     renewals: Renewals,
+    exports: Exports,
     live: Arc<Live>,
     /// Loops that accept.
     accepting: Arc<Live>,
@@ -266,6 +269,7 @@ impl Server {
             pools: Pools::new(Arc::clone(&state)),
             identities: Identities::new(Arc::clone(&state)),
             renewals: Renewals::new(Arc::clone(&state.metrics)),
+            exports: Exports::new(Arc::clone(&state)),
             state,
             gateway,
             workers,
@@ -292,6 +296,7 @@ impl Server {
         self.pools.apply(&snapshot);
         self.identities.apply(&snapshot);
         self.renewals.apply(&snapshot);
+        self.exports.apply(&snapshot);
         let (wanted, max) = (
             snapshot.config.server.shield.connections,
             snapshot.shield.connections().max,

@@ -203,6 +203,7 @@ fn files_of(config: &Config) -> Vec<PathBuf> {
             files.extend([&jwt.jwks_ca, &jwt.key_file].into_iter().flatten().cloned());
         }
     }
+    files.extend(config.tracing.iter().filter_map(|one| one.ca.clone()));
     files.extend(config.redis.iter().filter_map(|redis| redis.ca.clone()));
     files
 }

@@ -11,6 +11,7 @@ mod messages;
 mod route;
 mod state;
 mod tokens;
+mod traces;
 mod tunnels;
 mod upstream;
 
@@ -27,6 +28,7 @@ pub use upstream::{Measures, Probed, Upstream, unix_now};
 use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::Config;
 use crate::observe::metrics::{ListenerMetrics, Metrics};
+use crate::observe::trace::Tracing;
 use crate::stage::limit::limits::Limits;
 use crate::stage::listen::forwarded::TrustedProxies;
 use crate::stage::listen::settings::{HeadSettings, HstsSettings, Settings as ListenerSettings};
@@ -53,6 +55,8 @@ pub struct Snapshot {
     pub listeners: HashMap<String, Arc<ListenerRules>>,
     pub trusted: TrustedProxies,
     pub shield: Arc<Shield>,
+    /// None: no spans are made.
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 /// What a listener adds to every request that comes through it.
@@ -87,6 +91,7 @@ impl Snapshot {
             let rules = ListenerRules::new(name, settings, state);
             (name.clone(), Arc::new(rules))
         });
+        let tracing = traces::build(&config, state, &mut faults);
         let (Some(routes), Some(rules), false) = (routes, rules, faults.has_errors()) else {
             return Err(faults.0);
         };
@@ -105,6 +110,7 @@ impl Snapshot {
             identities,
             limits: rules.all(),
             listeners: listeners.collect(),
+            tracing,
             trusted: TrustedProxies::new(&config.server.trusted_proxies),
             config,
         };

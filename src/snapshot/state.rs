@@ -2,6 +2,7 @@
 
 use super::{Catalogue, TunnelCounts, Upstream};
 use crate::observe::metrics::Metrics;
+use crate::observe::trace::Tracing;
 use crate::stage::identity::jwks::Jwks;
 use crate::stage::limit::counters::Counters;
 use crate::stage::listen::shield::Counts;
@@ -24,10 +25,11 @@ pub struct State {
     upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
     jwks: Mutex<BTreeMap<String, Arc<Jwks>>>,
     catalogue: Mutex<Option<Arc<Catalogue>>>,
+    tracing: Mutex<Option<Arc<Tracing>>>,
     /// What limits have counted, by the Redis in which they count. As a rule there is one.
     counters: Mutex<Vec<(Option<redis::Settings>, Weak<Counters>)>>,
     /// The name of this process among those that share a store.
-    instance: String,
+    pub(super) instance: String,
     /// Signs sticky cookies of pools that name no secret.
     pub(super) made_up_secret: [u8; 32],
 }
@@ -52,6 +54,7 @@ impl State {
             upstreams: Mutex::default(),
             jwks: Mutex::default(),
             catalogue: Mutex::default(),
+            tracing: Mutex::default(),
             counters: Mutex::default(),
             instance: format!("{:016x}", fastrand::u64(..)),
             made_up_secret,
@@ -81,6 +84,18 @@ impl State {
         let made = Counters::start(settings, &self.instance, &self.metrics)?;
         counters.push((settings.cloned(), Arc::downgrade(&made)));
         Ok(made)
+    }
+
+    /// What makes spans now, to be kept if its settings did not change.
+    pub(super) fn tracing(&self) -> Option<Arc<Tracing>> {
+        let tracing = self.tracing.lock();
+        tracing.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What makes spans in the snapshot that was put in force.
+    pub fn keep_tracing(&self, tracing: Option<&Arc<Tracing>>) {
+        let kept = self.tracing.lock();
+        *kept.unwrap_or_else(PoisonError::into_inner) = tracing.cloned();
     }
 
     /// The pool in force under this name, to be kept if its settings did not change.

@@ -207,7 +207,7 @@ impl Tokens {
     }
 }
 
-fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = path.display();
     let pem = std::fs::read(path).map_err(|error| format!("{shown}: {error}"))?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();

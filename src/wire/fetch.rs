@@ -78,6 +78,18 @@ impl Place {
         self.ask(request, form).await
     }
 
+    /// JSON, with further headers. Has no limit of time.
+    pub async fn post_json(&self, headers: &HeaderMap, json: String) -> Result<Answer, String> {
+        let mut request = self
+            .request(Method::POST)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_LENGTH, json.len());
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        self.ask(request, json).await
+    }
+
     async fn ask(&self, request: Builder, body: String) -> Result<Answer, String> {
         let request = request.body(body).map_err(|error| error.to_string())?;
         let tcp = self.connect().await?;

@@ -111,7 +111,7 @@ fn a_stranger_speaks_for_nobody() {
             for name in claims(&headers) {
                 prop_assert!(name != "host");
             }
-            let trace = Trace::begin(&headers, false);
+            let trace = Trace::begin(&headers, false, None);
             prop_assert_eq!(trace.request_id(&headers, false).is_empty(), false);
             Ok(())
         },
@@ -147,7 +147,7 @@ fn the_next_proxy_comes_to_the_same_answer() {
             passed_on.remove("x-forwarded-proto");
             let next = client(peer("10.99.99.99"), &passed_on, &trusted, here.tls);
             prop_assert_eq!(next.address, here.address, "{:?}", passed_on);
-            Trace::begin(&headers, true).request_id(&headers, true);
+            Trace::begin(&headers, true, None).request_id(&headers, true);
             Ok(())
         },
     );

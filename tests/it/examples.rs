@@ -1,9 +1,9 @@
 //! Every file in `conf/` is loaded, and each example does what it promises.
 
 use crate::harness::{
-    Authority, Client, ClientH2, Fault, Gateway, Leaf, PROVIDER_KEY, Port, Provider, RedisServer,
-    Reply, ReplyH2, Seen, Signer, Tls, Trouble, Upstream, UpstreamH2, WebSocket, body_of, claims,
-    eventually, finish, hash, silence,
+    Authority, Client, ClientH2, Collector, Fault, Gateway, Leaf, PROVIDER_KEY, Port, Provider,
+    RedisServer, Reply, ReplyH2, Seen, Signer, Tls, Trouble, Upstream, UpstreamH2, WebSocket,
+    body_of, claims, eventually, finish, hash, silence,
 };
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
@@ -1146,6 +1146,29 @@ fn every_shipped_document_is_what_the_schema_tells_editors() {
         value["listeners"]["surplus"] = json!({ "adress": "127.0.0.1:80" });
         assert!(!validator.is_valid(&value), "a misspelt key is seen");
     }
+}
+
+#[tokio::test]
+async fn tracing() {
+    let (collector, app) = (
+        Collector::start(),
+        Upstream::replying(|_| Reply::status(500, "no")).await,
+    );
+    let values: &[(&str, &dyn Display)] = &[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector),
+        ("BACKEND_A", &app),
+        ("TRUSTED", &"127.0.0.0/8"),
+    ];
+    let gateway = start("tracing", values).await;
+    let mut client = Client::connect(&gateway).await;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    client
+        .request("GET", "/broken", &[("traceparent", parent)], b"")
+        .await;
+    let request = collector.request("/broken").await;
+    assert_eq!(request["parentSpanId"], "00f067aa0ba902b7");
+    assert_eq!(collector.below(&request).len(), 1);
+    gateway.settled().await;
 }
 
 #[tokio::test]

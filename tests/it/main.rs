@@ -37,6 +37,7 @@ mod shield;
 mod shutdown;
 mod soak;
 mod systemd;
+mod traces;
 mod unix;
 mod upgrade;
 mod upstream;

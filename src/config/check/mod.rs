@@ -9,6 +9,7 @@ mod pools;
 mod redis;
 mod routes;
 mod stages;
+mod tracing;
 mod words;
 
 use super::read::Absent;
@@ -40,6 +41,7 @@ pub(super) fn check(config: &Config, absent: &Absent) -> Found {
     };
     server(&config.server, &mut report);
     redis::check(&mut report);
+    tracing::check(&mut report);
     names("listeners", config.listeners.keys(), &mut report);
     names("pools", config.pools.keys(), &mut report);
     names("providers", config.providers.keys(), &mut report);

@@ -260,7 +260,9 @@ impl<'a> Run<'a> {
     fn learn(&mut self, trying: &Trying<'_>, relay: &Relay) {
         let facts = &relay.facts;
         let prompt = self.task.prompt_tokens;
+        let names = self.ctx.tracing().is_some();
         let inference = self.ctx.inference_mut();
+        inference.answered_by = names.then(|| facts.model.clone());
         inference.malformed += facts.malformed;
         if !relay.is_committed() {
             return;
@@ -309,8 +311,10 @@ impl<'a> Run<'a> {
             reply.created = crate::snapshot::unix_now();
         }
         let (prompt, words) = (self.task.prompt_tokens, reply.words());
+        let names = self.ctx.tracing().is_some();
         let inference = self.ctx.inference_mut();
         inference.begun(now);
+        inference.answered_by = names.then(|| reply.model.clone());
         inference.stop = Some(reply.stop.reason);
         match reply.usage {
             Some(usage) => inference.counted(usage),

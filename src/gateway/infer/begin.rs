@@ -1,7 +1,7 @@
 //! What an attempt needs before it asks: a key with something left of its limits, the breaker's leave, a place.
 
 use super::{Failed, Run};
-use crate::gateway::context::Attempt;
+use crate::gateway::context::{Asked, Attempt};
 use crate::gateway::identify;
 use crate::gateway::life::Stop;
 use crate::snapshot::{Provider, Target};
@@ -174,6 +174,16 @@ impl Run<'_> {
         })
     }
 
+    /// For the span of the attempt, if there will be one.
+    fn asked(&self, target: &Target) -> Option<Box<Asked>> {
+        self.ctx.tracing()?;
+        Some(Box::new(Asked {
+            kind: target.provider.kind.otel_name(),
+            provider: target.provider.name.clone(),
+            model: self.task.plan.model_at(target).to_owned(),
+        }))
+    }
+
     /// What the answer says of the key's limits. A refusal says itself how long to wait.
     pub fn learn_limits(&self, trying: &Trying<'_>, answered: &ResponseHead) {
         if answered.status.as_u16() >= 400 {
@@ -204,9 +214,9 @@ impl Run<'_> {
             Ok(lease) => {
                 let endpoint = Arc::clone(lease.endpoint());
                 self.ctx.lease = Some(lease);
-                self.ctx
-                    .attempts
-                    .push(Attempt::new(endpoint, Instant::now()));
+                let mut attempt = Attempt::new(endpoint, Instant::now());
+                attempt.asked = self.asked(trying.target);
+                self.ctx.attempts.push(attempt);
                 Ok(())
             }
             Err(unavailable) => {

@@ -24,6 +24,7 @@ use super::life::{Lane, Stop};
 use super::limit;
 use super::pace::Pace;
 use super::timer::Timer;
+use super::trace;
 use crate::base::ending::Ending;
 use crate::snapshot::Target;
 use crate::stage::ai::retry::{self, After, Facts, Failure};
@@ -76,6 +77,7 @@ pub async fn run(
     timer: &mut Timer,
     task: Box<Task>,
 ) {
+    trace::admitted(ctx);
     let takes_comments = task.stream && task.door.dialect.dialect().takes_comments();
     let pulse = Some(task.heartbeat).filter(|pulse| takes_comments && !pulse.is_zero());
     let mut run = Run {

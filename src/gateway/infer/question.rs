@@ -2,6 +2,7 @@
 
 use super::send::Question;
 use super::{Failed, Run, headers};
+use crate::gateway::trace;
 use crate::snapshot::Target;
 use crate::stage::ai::dialect::DialectName;
 use crate::stage::ai::fault::CallFault;
@@ -56,6 +57,7 @@ impl Run<'_> {
             body,
             upgrade: None,
         };
+        trace::show(&mut question.headers, self.ctx, self.ctx.attempts.len());
         headers::show(&mut question, (target, way), shown);
         Ok(question)
     }

@@ -12,7 +12,7 @@ use crate::gateway::admit::{self, Next};
 use crate::gateway::caller::{Caller, Extent};
 use crate::gateway::context::RequestContext;
 use crate::gateway::life::Stop;
-use crate::gateway::{limit, shed, tunnel};
+use crate::gateway::{limit, shed, trace, tunnel};
 use crate::snapshot::{AiRoute, Route};
 use crate::stage::ai::door::{self, Door};
 use crate::stage::ai::fault::CallFault;
@@ -82,6 +82,9 @@ impl Run<'_> {
             body: Bytes::new(),
             upgrade: Some(WEBSOCKET),
         };
+        // This attempt has begun already.
+        let nth = self.ctx.attempts.len().saturating_sub(1);
+        trace::show(&mut question.headers, self.ctx, nth);
         let shown = (&trying.key, trying.token.as_ref());
         headers::show(&mut question, (target, trying.way), shown);
         let (mut held, _) = self.connect(trying, Purpose::Upgrade).await?;

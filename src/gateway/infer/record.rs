@@ -25,6 +25,8 @@ pub struct Inference {
     pub provider: Option<Arc<str>>,
     /// As that provider calls it.
     pub model: Option<String>,
+    /// The model that says it answers; only where spans are made.
+    pub answered_by: Option<String>,
     pub streamed: bool,
     pub usage: Usage,
     pub source: Source,
@@ -74,6 +76,7 @@ impl Inference {
             asked: String::new(),
             provider: None,
             model: None,
+            answered_by: None,
             streamed: false,
             usage: Usage::default(),
             source: Source::None,

@@ -72,6 +72,7 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     let rule = metrics.rule("per_user");
     rule.refused.inc();
     metrics.limits().set_mode("redis");
+    metrics.traces().dropped.inc();
     let store = metrics.store();
     store.duration.observe(0.000_07);
     assert!(store.answers(true) && !store.answers(true) && store.answers(false));

@@ -173,6 +173,19 @@ impl Kind {
         KINDS.iter().copied().find(|kind| kind.name == name)
     }
 
+    /// As OpenTelemetry's conventions name it (`gen_ai.provider.name`); our own word where they have none.
+    pub fn otel_name(&self) -> &'static str {
+        match self.name {
+            "azure" => "azure.ai.openai",
+            "bedrock" => "aws.bedrock",
+            "gemini" => "gcp.gemini",
+            "mistral" => "mistral_ai",
+            "vertex" => "gcp.vertex_ai",
+            "xai" => "x_ai",
+            other => other,
+        }
+    }
+
     /// How it can be asked this; none: not at all.
     pub fn way(&self, operation: Operation) -> Option<&'static Way> {
         self.ways.iter().find(|way| way.operation == operation)

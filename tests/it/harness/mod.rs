@@ -4,6 +4,7 @@
 mod certs;
 mod client;
 mod client_h2;
+mod collector;
 mod gateway;
 mod load;
 mod ports;
@@ -22,6 +23,7 @@ mod ws;
 pub use certs::{Authority, Leaf};
 pub use client::{Answer, Client, Tls};
 pub use client_h2::ClientH2;
+pub use collector::{Collector, Mood, attribute};
 pub use gateway::{Gateway, app, finish, runs};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
