@@ -5,8 +5,8 @@
 
 use crate::ai::{self, Ai, Speaks};
 use crate::harness::{
-    Authority, Client, Fault, Gateway, Port, Prometheus, RedisServer, Reply, Upstream, finish,
-    unix_now,
+    Alert, Authority, Client, Fault, Gateway, Port, Prometheus, RedisServer, Reply, Sample,
+    Upstream, app, finish, unix_now,
 };
 use rcgen::{CertificateParams, KeyPair};
 use std::fmt::Display;
@@ -107,7 +107,7 @@ async fn an_instance_that_is_gone() {
     tells("OneMindDown", &gateway, &["ok\n", "is fine"]).await;
     gateway.signal("KILL");
     gateway.wait_exit().await;
-    let alert = prometheus.fires("OneMindDown", async || {}).await;
+    let alert: Alert = prometheus.fires("OneMindDown", async || {}).await;
     let instance = gateway.address("admin").to_string();
     assert!(
         alert.annotations["description"].contains(&instance),
@@ -166,8 +166,10 @@ async fn answers_that_are_late() {
 
 #[tokio::test]
 async fn refusals_by_the_hundred() {
+    let upstream = Upstream::named("app").await;
     let limits = "limits: { rules: { user: { by: user, requests: 1, per: day } } }\n";
-    let gateway = Gateway::start(&format!("{limits}{FIXED}"), &[]).await;
+    let yaml = limits.to_owned() + &app(&[&upstream], "", "");
+    let gateway = Gateway::start(&yaml, &[]).await;
     let prometheus = watch(&gateway, &[]).await;
     let name = "OneMindTooManyRefusals";
     prometheus
@@ -206,7 +208,8 @@ async fn an_endpoint_that_comes_and_goes() {
                 "onemind_endpoint_up{{endpoint=\"{a}\"}} == {}",
                 i32::from(up)
             );
-            prometheus.query_until(&seen).await;
+            let seen: Vec<Sample> = prometheus.query_until(&seen).await;
+            assert_eq!(seen.len(), 1, "{seen:?}");
         })
         .await;
     assert_eq!(alert.labels["endpoint"], a.to_string());
@@ -257,7 +260,7 @@ async fn a_provider_that_does_not_answer() {
 #[tokio::test]
 async fn a_model_that_takes_long_to_begin() {
     let ai = Ai::usual().await;
-    let prometheus = watch(&ai.gateway, &[("))) > 10", "))) > 0.2")]).await;
+    let prometheus = watch(&ai.gateway, &[(")) > 10", ")) > 0.2")]).await;
     let name = "OneMindSlowFirstToken";
     let alert = prometheus
         .fires(name, async || {
