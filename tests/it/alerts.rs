@@ -36,8 +36,9 @@ fn names() -> BTreeSet<String> {
 }
 
 fn read_yaml(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|why| panic!("{path:?}: {why}"));
-    serde_yaml::from_str(&text).unwrap_or_else(|why| panic!("{path:?}: {why}"))
+    let text =
+        std::fs::read_to_string(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    serde_yaml::from_str(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
 }
 
 fn text(value: &Value) -> String {

@@ -77,9 +77,10 @@ async fn run_first_commands(alert: &str, gateway: &Gateway) -> String {
         .replace("127.0.0.1:9090", &gateway.address("admin").to_string())
         .replace("/etc/onemind/gateway.yaml", &file);
     let programs = Path::new(env!("CARGO_BIN_EXE_onemind")).parent().unwrap();
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    // `onemind` is a word of the runbooks, found where installations put it.
+    let commands = format!("PATH=\"{}:$PATH\"\n{commands}", programs.display());
     let mut command = Command::new("sh");
-    command.arg("-c").arg(&commands).env("PATH", path);
+    command.arg("-c").arg(&commands);
     let run = tokio::task::spawn_blocking(move || finish(&mut command));
     let (_, out, err) = run.await.unwrap();
     format!("{out}{err}")
