@@ -10,6 +10,7 @@ mod models;
 mod process;
 mod scope;
 mod traces;
+mod unit;
 
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
 pub use identity::IdentityMetrics;
@@ -17,6 +18,7 @@ pub use limits::{LimitMetrics, RuleMetrics, StoreMetrics};
 pub use models::{CallEnded, ModelMetrics};
 pub use process::resident_bytes;
 pub use traces::TraceMetrics;
+pub use unit::Unit;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
@@ -71,6 +73,13 @@ pub struct Row {
     pub help: &'static str,
 }
 
+impl Row {
+    /// What its values count, as its name says.
+    pub fn unit(&self) -> Unit {
+        Unit::of(self.name)
+    }
+}
+
 macro_rules! kind {
     (counter) => {
         IntCounterVec
@@ -89,8 +98,7 @@ macro_rules! table {
         struct Table { $($(#[doc = $help])+ $name: kind!($kind),)* }
 
         impl Metrics {
-            /// The table as text, for the manual and for tests.
-            pub const ROWS: &[Row] = &[$(Row {
+            const OURS: &[Row] = &[$(Row {
                 name: public_name(concat!("onemind_", stringify!($name))),
                 kind: stringify!($kind),
                 labels: &[$(stringify!($label)),*],
@@ -100,7 +108,7 @@ macro_rules! table {
 
         impl Table {
             fn register(registry: &Registry) -> Self {
-                let mut rows = Metrics::ROWS.iter();
+                let mut rows = Metrics::OURS.iter();
                 Self { $($name: family(registry, rows.next()),)* }
             }
         }
@@ -218,8 +226,10 @@ table! {
     config_reloads_total: counter[result];
     /// Whether the last reload succeeded: 1 yes, 0 no and the configuration before it serves on.
     config_last_reload_successful: gauge[];
-    /// When a reload last succeeded, in seconds since 1970.
+    /// When the configuration in force was read, in seconds since 1970.
     config_last_reload_timestamp_seconds: gauge[];
+    /// Number of the configuration in force: 1 since the start, one more with each reload that succeeded.
+    config_revision: gauge[];
     /// Upgrades to another program; those that went well are counted over all processes that followed each other.
     upgrades_total: counter[result];
     /// Older processes that have handed over and still drain.
@@ -233,6 +243,8 @@ table! {
     trace_spans_total: counter[result];
     /// Lines of the libraries below the gateway that were held back because there were too many.
     log_lines_suppressed_total: counter[];
+    /// Threads that carry requests: more seconds of processor time than these they cannot use in a second.
+    workers: gauge[];
     /// Always 1: says which version runs.
     build_info: gauge[version];
 }
@@ -258,6 +270,21 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Every family that can be shown: the table, and the process's own figures.
+    pub const ROWS: &[Row] = &{
+        let mut all = [Self::OURS[0]; Self::OURS.len() + process::ROWS.len()];
+        let mut at = 1;
+        while at < all.len() {
+            all[at] = if at < Self::OURS.len() {
+                Self::OURS[at]
+            } else {
+                process::ROWS[at - Self::OURS.len()]
+            };
+            at += 1;
+        }
+        all
+    };
+
     /// Registers the table. `version` becomes a label of `onemind_build_info`.
     pub fn new(version: &str) -> Arc<Self> {
         let registry = Registry::new();
@@ -312,10 +339,30 @@ impl Metrics {
         let successful = successful.with_label_values(unlabelled);
         successful.set(i64::from(succeeded));
         if succeeded {
-            let timestamp = &self.table.config_last_reload_timestamp_seconds;
-            let timestamp = timestamp.with_label_values(unlabelled);
-            timestamp.set(i64::try_from(at_unix_seconds).unwrap_or(i64::MAX));
+            self.read_at(at_unix_seconds);
         }
+    }
+
+    /// The first configuration was read at `at_unix_seconds`, to be served by so many threads.
+    pub fn started(&self, at_unix_seconds: u64, workers: usize) {
+        self.read_at(at_unix_seconds);
+        let unlabelled: &[&str] = &[];
+        let gauge = self.table.workers.with_label_values(unlabelled);
+        gauge.set(i64::try_from(workers).unwrap_or(i64::MAX));
+    }
+
+    /// This configuration is in force.
+    pub fn revision_is(&self, revision: u64) {
+        let unlabelled: &[&str] = &[];
+        let gauge = self.table.config_revision.with_label_values(unlabelled);
+        gauge.set(i64::try_from(revision).unwrap_or(i64::MAX));
+    }
+
+    fn read_at(&self, unix_seconds: u64) {
+        let unlabelled: &[&str] = &[];
+        let timestamp = &self.table.config_last_reload_timestamp_seconds;
+        let timestamp = timestamp.with_label_values(unlabelled);
+        timestamp.set(i64::try_from(unix_seconds).unwrap_or(i64::MAX));
     }
 
     /// So many upgrades went well, or one failed.

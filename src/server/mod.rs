@@ -25,7 +25,7 @@ use crate::gateway::Gateway;
 use crate::gateway::finish::Reporter;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::{Metrics, NO_ROUTE};
-use crate::snapshot::{Snapshot, State};
+use crate::snapshot::{Snapshot, State, unix_now};
 use crate::stage::upstream::connector::Connector;
 use arc_swap::ArcSwap;
 use drain::{Live, Switches};
@@ -247,6 +247,7 @@ impl Server {
         let admin_address = snapshot.config.admin.address;
         let gateway = gateway(snapshot, &state.metrics)?;
         let workers = Workers::start(threads.get())?;
+        state.metrics.started(unix_now(), threads.get());
         let switches = Switches::default();
         let live = Arc::new(Live::default());
         let accepting = Arc::new(Live::default());

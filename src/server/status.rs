@@ -141,6 +141,7 @@ impl AdminView for Server {
         let older = self.upgrades.elders.pids().len();
         self.state.metrics.older_processes(older);
         let snapshot = self.gateway.current.load();
+        self.state.metrics.revision_is(snapshot.revision);
         for upstream in snapshot.upstreams.values() {
             upstream.refresh_metrics();
         }

@@ -1,10 +1,43 @@
 //! The process's own figures, read from `/proc` at each scrape. Where there is no `/proc` they are absent.
 
+use super::Row;
 use std::fmt::Write;
 use std::fs;
 
 /// The kernel reports times to programs in hundredths of a second, whatever its own clock (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Names as Prometheus' own clients give them.
+pub const ROWS: [Row; 7] = [
+    row(
+        "process_cpu_seconds_total",
+        "counter",
+        "Processor time used, in seconds.",
+    ),
+    row(
+        "process_resident_memory_bytes",
+        "gauge",
+        "Memory that is in RAM.",
+    ),
+    row("process_virtual_memory_bytes", "gauge", "Address space."),
+    row("process_threads", "gauge", "Threads."),
+    row("process_open_fds", "gauge", "Open file descriptors."),
+    row("process_max_fds", "gauge", "Open file descriptors allowed."),
+    row(
+        "process_start_time_seconds",
+        "gauge",
+        "When the process started, in seconds since 1970.",
+    ),
+];
+
+const fn row(name: &'static str, kind: &'static str, help: &'static str) -> Row {
+    Row {
+        name,
+        kind,
+        labels: &[],
+        help,
+    }
+}
 
 /// Appends the figures that can be read, in Prometheus text format.
 pub fn write(text: &mut String) {
@@ -13,56 +46,28 @@ pub fn write(text: &mut String) {
     let status = read("/proc/self/status");
     let limits = read("/proc/self/limits");
     let open = fs::read_dir("/proc/self/fd").map(Iterator::count);
-    let rows = [
-        (
-            "cpu_seconds_total",
-            "counter",
-            "Processor time used, in seconds.",
-            cpu_seconds(&stat),
-        ),
-        (
-            "resident_memory_bytes",
-            "gauge",
-            "Memory that is in RAM.",
-            kib(&status, "VmRSS:"),
-        ),
-        (
-            "virtual_memory_bytes",
-            "gauge",
-            "Address space.",
-            kib(&status, "VmSize:"),
-        ),
-        (
-            "threads",
-            "gauge",
-            "Threads.",
-            number_after(&status, "Threads:"),
-        ),
-        (
-            "open_fds",
-            "gauge",
-            "Open file descriptors.",
-            open.ok().and_then(number),
-        ),
-        (
-            "max_fds",
-            "gauge",
-            "Open file descriptors allowed.",
-            number_after(&limits, "Max open files"),
-        ),
-        (
-            "start_time_seconds",
-            "gauge",
-            "When the process started, in seconds since 1970.",
-            started(&stat, &read("/proc/stat")),
-        ),
+    // In the order of the rows.
+    let values = [
+        cpu_seconds(&stat),
+        kib(&status, "VmRSS:"),
+        kib(&status, "VmSize:"),
+        number_after(&status, "Threads:"),
+        open.ok().and_then(number),
+        number_after(&limits, "Max open files"),
+        started(&stat, &read("/proc/stat")),
     ];
-    for (name, kind, help, value) in rows {
+    for (
+        Row {
+            name, kind, help, ..
+        },
+        value,
+    ) in ROWS.iter().zip(values)
+    {
         if let Some(value) = value {
             // Writing to a string cannot fail.
             let _ = write!(
                 text,
-                "# HELP process_{name} {help}\n# TYPE process_{name} {kind}\nprocess_{name} {value}\n"
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
             );
         }
     }

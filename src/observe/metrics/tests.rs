@@ -4,7 +4,6 @@ use super::*;
 use crate::base::ending::Ending;
 use crate::base::usage::Usage;
 use http::Method;
-use std::collections::HashSet;
 use std::time::Duration;
 
 fn finish(metrics: &Arc<Metrics>, route: &RouteMetrics, status: u16) {
@@ -76,6 +75,8 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     let store = metrics.store();
     store.duration.observe(0.000_07);
     assert!(store.answers(true) && !store.answers(true) && store.answers(false));
+    metrics.started(1_600_000_000, 2);
+    metrics.revision_is(1);
     metrics.reloaded(true, 1_700_000_000);
     metrics.certificate("example.com", 1_800_000_000);
     (
@@ -107,41 +108,57 @@ fn every_row_is_shown_with_its_help_and_type() {
     }
 }
 
+/// Every label, and what bounds the values that it can have.
+const BOUNDS: [(&str, &str); 22] = [
+    ("certificate", "the configuration"),
+    ("class", "the code: classes of tokens"),
+    ("code", "what is a status, and two names for all else"),
+    ("ending", "the code"),
+    (
+        "endpoint",
+        "the configuration, and what its names resolve to",
+    ),
+    ("listener", "the configuration"),
+    (
+        "method",
+        "the methods that are standard and one name for others; or the configuration",
+    ),
+    ("mode", "the code"),
+    (
+        "model",
+        "the configuration, which names what it does not list by its wildcard",
+    ),
+    ("name", "the configuration: names of endpoints"),
+    ("operation", "the code"),
+    ("outcome", "the code"),
+    ("phase", "the code"),
+    ("pool", "the configuration"),
+    ("provider", "the configuration"),
+    ("reason", "the code"),
+    ("result", "the code"),
+    ("route", "the configuration, and `none`"),
+    ("rule", "the configuration"),
+    ("target", "the configuration"),
+    ("type", "the code"),
+    ("version", "the program"),
+];
+
 #[test]
 fn rows_follow_the_naming_rules() {
-    let known: HashSet<&str> = [
-        "listener",
-        "route",
-        "method",
-        "code",
-        "ending",
-        "pool",
-        "endpoint",
-        "phase",
-        "reason",
-        "result",
-        "outcome",
-        "name",
-        "certificate",
-        "version",
-        "rule",
-        "mode",
-        "model",
-        "provider",
-        "operation",
-        "class",
-        "type",
-        "target",
-    ]
-    .into();
     for row in Metrics::ROWS {
         let counter = row.kind == "counter";
         assert_eq!(row.name.ends_with("_total"), counter, "{}", row.name);
         assert!(row.help.ends_with('.'), "{}", row.name);
         assert!(
-            row.labels.iter().all(|label| known.contains(label)),
+            row.labels
+                .iter()
+                .all(|label| BOUNDS.iter().any(|(known, _)| known == label)),
             "{row:?}"
         );
+    }
+    for (label, _) in BOUNDS {
+        let is_used = |row: &Row| row.labels.contains(&label);
+        assert!(Metrics::ROWS.iter().any(is_used), "{label}");
     }
 }
 
@@ -249,13 +266,15 @@ fn a_new_snapshot_takes_over_what_the_old_one_counted() {
 #[test]
 fn a_refused_reload_keeps_the_time_of_the_last_good_one() {
     let metrics = Metrics::new("1.2.3");
+    metrics.started(50, 4);
+    let name = "onemind_config_last_reload_timestamp_seconds";
+    assert_eq!(value(&metrics, name).as_deref(), Some("50"));
     for (succeeded, at, successful) in [(true, 100, "1"), (false, 200, "0"), (true, 300, "1")] {
         metrics.reloaded(succeeded, at);
         let shown = value(&metrics, "onemind_config_last_reload_successful");
         assert_eq!(shown.as_deref(), Some(successful));
     }
-    let at = value(&metrics, "onemind_config_last_reload_timestamp_seconds");
-    assert_eq!(at.as_deref(), Some("300"));
+    assert_eq!(value(&metrics, name).as_deref(), Some("300"));
     let failed = value(&metrics, r#"onemind_config_reloads_total{result="failed"}"#);
     assert_eq!(failed.as_deref(), Some("1"));
 }

@@ -8,6 +8,7 @@ mod collector;
 mod gateway;
 mod load;
 mod ports;
+mod prometheus;
 mod provider;
 mod redis;
 mod redis_cluster;
@@ -27,6 +28,7 @@ pub use collector::{Collector, Mood, attribute};
 pub use gateway::{Gateway, app, finish, runs};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
+pub use prometheus::{Alert, Prometheus, Sample, promtool};
 pub use provider::{
     ACCESS_KEY_ID, Asked, Fault, LOCATION, PROJECT, PROVIDER_KEY, Provider, REGION,
     SECRET_ACCESS_KEY, SESSION_TOKEN, Trouble,
