@@ -7,6 +7,7 @@ mod client_h2;
 mod gateway;
 mod load;
 mod ports;
+mod prometheus;
 mod provider;
 mod redis;
 mod redis_cluster;
@@ -25,6 +26,7 @@ pub use client_h2::ClientH2;
 pub use gateway::{Gateway, app, finish, runs};
 pub use load::Load;
 pub use ports::{BlackHole, Port};
+pub use prometheus::{Alert, Prometheus, Sample, promtool};
 pub use provider::{
     ACCESS_KEY_ID, Asked, Fault, LOCATION, PROJECT, PROVIDER_KEY, Provider, REGION,
     SECRET_ACCESS_KEY, SESSION_TOKEN, Trouble,

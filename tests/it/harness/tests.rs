@@ -3,6 +3,7 @@
 use super::certs::Authority;
 use super::client::{Client, Tls};
 use super::client_h2::ClientH2;
+use super::prometheus::Prometheus;
 use super::reply::Reply;
 use super::upstream::Upstream;
 use super::upstream_h2::{ReplyH2, UpstreamH2, map_of};
@@ -125,4 +126,44 @@ async fn websockets_tell_a_name_and_echo() {
         (upstream.open() == 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn prometheus_scrapes_answers_and_alerts() {
+    let page = "# TYPE x gauge\nx{of=\"a\"} 1\nx{of=\"b\"} 2.5\n";
+    let target = Upstream::replying(move |_| {
+        Reply::with_headers(200, &[("content-type", "text/plain")], page)
+    })
+    .await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let rules = dir.path().join("rules.yaml");
+    let text = "groups: [{ name: g, rules: [{ alert: Large, expr: x > 2, \
+                annotations: { summary: 'is {{ $value }}' } }] }]\n";
+    std::fs::write(&rules, text).unwrap();
+    let address = ([127, 0, 0, 1], target.port()).into();
+    let prometheus = Prometheus::start(&[("page", address)], &[rules]).await;
+    let samples = prometheus.query("x{of=\"b\"} * 2").await;
+    assert_eq!(samples.len(), 1, "{samples:?}");
+    assert_eq!(
+        (
+            samples[0].value.to_string().as_str(),
+            samples[0].labels["job"].as_str()
+        ),
+        ("5", "page")
+    );
+    assert_eq!(
+        prometheus.query("scalar(sum(x))").await[0]
+            .value
+            .to_string(),
+        "3.5"
+    );
+    assert!(prometheus.try_query("sum(").await.is_err());
+    let alert = prometheus.fires("Large", async || {}).await;
+    assert_eq!(
+        (
+            alert.labels["of"].as_str(),
+            alert.annotations["summary"].as_str()
+        ),
+        ("b", "is 2.5")
+    );
 }
