@@ -40,4 +40,5 @@ mod systemd;
 mod unix;
 mod upgrade;
 mod upstream;
+mod watched;
 mod websocket;
