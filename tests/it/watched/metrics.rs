@@ -1,7 +1,7 @@
 //! The table of metrics against a gateway in which everything happens.
 
 use super::World;
-use crate::harness::WebSocket;
+use crate::harness::{Client, WebSocket, eventually};
 use onemind_gateway::observe::metrics::{Metrics, Row};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,6 +97,10 @@ async fn every_metric_of_the_table_is_seen_to_move_and_there_is_no_other() {
     world.round().await;
     seen.look(&world).await;
     world.trouble(async || seen.look(&world).await).await;
+    eventually("keys grow old", async || {
+        (world.gateway.metric("onemind_jwks_age_seconds").await > 0.5).then_some(())
+    })
+    .await;
     seen.look(&world).await;
     // An older process drains as long as somebody holds on to it.
     let socket = WebSocket::open(&world.gateway, "/ws", &[]).await;
@@ -120,7 +124,7 @@ async fn nothing_that_callers_make_up_becomes_a_label() {
     let world = World::start().await;
     world.mode_is("redis").await;
     let made_up = "madeup";
-    let mut client = crate::harness::Client::connect(&world.gateway).await;
+    let mut client = Client::connect(&world.gateway).await;
     let path = format!("/{made_up}?{made_up}={made_up}");
     for (method, target) in [("MADEUP", path.as_str()), ("GET", &path), ("GET", "/known")] {
         let headers = [

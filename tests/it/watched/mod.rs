@@ -64,14 +64,15 @@ models:
   smart: { targets: [failing/gpt-5, openai/gpt-5] }
   flash: { targets: cloud/gemini-2.5-flash }
 routes:
-  all: { pool: app }
-  half: { path: /half, pool: half }
-  frail: { path: /frail, pool: frail }
-  busy: { path: /busy, pool: busy }
-  named: { path: /named, pool: named }
+  all: { pool: app, limits: [] }
+  half: { path: /half, pool: half, limits: [] }
+  frail: { path: /frail, pool: frail, limits: [] }
+  busy: { path: /busy, pool: busy, limits: [] }
+  named: { path: /named, pool: named, limits: [] }
   known: { path: /known, pool: app, identity: [apps, users], limits: [user, slots] }
   few: { path: /few, pool: app, identity: apps, limits: few }
-  socket: { path: /ws, pool: app, websocket: { max: 1 } }
+  socket: { path: /ws, pool: app, limits: [], websocket: { max: 1 } }
+  down: { path: /down, pool: down, limits: [] }
   fixed: { path: /fixed, respond: { body: ok } }
   ai: { path: [/v1/*, /v1beta/*], identity: apps, limits: [user, tokens], ai: {} }
 ";
