@@ -274,12 +274,9 @@ impl World {
                 client.get("/busy").await
             })
         };
-        let before = self.app.count();
+        let at_work = || self.app.seen().iter().any(|seen| seen.target() == "/busy");
         let first = get();
-        eventually("the first is at work", async || {
-            (self.app.count() > before).then_some(())
-        })
-        .await;
+        eventually("the first is at work", async || at_work().then_some(())).await;
         let second = get();
         self.waits("busy").await;
         look().await;
