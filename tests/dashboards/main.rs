@@ -144,9 +144,9 @@ fn fitting(expression: &Expression<'_>, promql: &str, unit: Unit) -> &'static [&
         Unit::Date => &["dateTimeFromNow"],
         Unit::Bytes if rate => &["Bps"],
         Unit::Bytes => &["bytes"],
-        Unit::Tokens => &["short"],
+        Unit::Tokens if rate => &["short"],
         Unit::Flag | Unit::Count if rate => &["reqps", "ops", "cps", "short"],
-        Unit::Flag | Unit::Count => &["short"],
+        Unit::Tokens | Unit::Flag | Unit::Count => &["short"],
     }
 }
 

@@ -44,7 +44,7 @@ fn now() -> Row {
                 .show("sum(rate(onemind_ai_fallbacks_total[~])) / sum(rate(onemind_ai_calls_total[~]))", "")
                 .alarms(0.05, 0.5),
             number("Waiting", "short").show(
-                "sum(onemind_queue_waiting and on (instance, pool) label_replace(onemind_ai_keys_resting, \"pool\", \"$1\", \"provider\", \"(.+)\"))",
+                "sum(onemind_ai_keys_waiting) + sum(onemind_queue_waiting and on (instance, pool) label_replace(onemind_ai_keys_resting, \"pool\", \"$1\", \"provider\", \"(.+)\"))",
                 "",
             ),
             number("Left alone", "short")
@@ -154,15 +154,25 @@ fn queue() -> Row {
     row(
         "Queue",
         [
-            graph("Waiting for a place or a key", "short").show(
+            graph("p95 of the wait", "s")
+                .about("For places and keys, of calls that did not wait as well.")
+                .show(
+                    "histogram_quantile(0.95, sum by (provider, le) (rate(onemind_ai_queue_seconds_bucket[~])))",
+                    "{{provider}}",
+                )
+                .wide(12),
+            graph("Waiting", "short").wide(12).show(
+                "sum by (provider) (onemind_ai_keys_waiting)",
+                "for a key of {{provider}}",
+            ).show(
                 "sum by (pool) (onemind_queue_waiting and on (instance, pool) label_replace(onemind_ai_keys_resting, \"pool\", \"$1\", \"provider\", \"(.+)\"))",
-                "{{pool}}",
+                "for a place at {{pool}}",
             ),
-            graph("Got no place", "reqps").show(
+            graph("Got no place", "reqps").wide(12).show(
                 "sum by (pool, reason) (rate(onemind_queue_rejections_total[~]) and on (instance, pool) label_replace(onemind_ai_keys_resting, \"pool\", \"$1\", \"provider\", \"(.+)\"))",
                 "{{pool}}: {{reason}}",
             ),
-            graph("In flight", "short").show(
+            graph("In flight", "short").wide(12).show(
                 "sum by (pool) (onemind_endpoint_in_flight and on (instance, pool) label_replace(onemind_ai_keys_resting, \"pool\", \"$1\", \"provider\", \"(.+)\"))",
                 "{{pool}}",
             ),

@@ -1,4 +1,4 @@
-//! Just enough of PromQL: which metrics and labels an expression uses, and where a selector can be added.
+//! Just enough of `PromQL`: which metrics and labels an expression uses, and where a selector can be added.
 
 /// A metric as an expression uses it.
 #[derive(Debug, PartialEq)]
@@ -47,7 +47,7 @@ enum Token<'a> {
     Sign(char),
 }
 
-/// Reads an expression; what is no PromQL at all is for Prometheus to say.
+/// Reads an expression; what is no `PromQL` at all is for Prometheus to say.
 pub fn read(text: &str) -> Expression<'_> {
     let tokens = tokens(text);
     let mut found = Expression::default();

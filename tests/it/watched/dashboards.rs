@@ -32,7 +32,7 @@ fn queries_of(file: &Path) -> Vec<(String, String)> {
         .iter()
         .map(|variable| variable["name"].as_str().unwrap().to_owned());
     let names: Vec<String> = names.collect();
-    let fill = |promql: &str| {
+    let filled_in = |promql: &str| {
         let mut filled = promql.to_owned();
         for (variable, value) in VARIABLES {
             filled = filled.replace(variable, value);
@@ -46,13 +46,13 @@ fn queries_of(file: &Path) -> Vec<(String, String)> {
     for panel in list(&dashboard["panels"]) {
         for target in list(&panel["targets"]) {
             let place = format!("{name}: {}: {}", panel["title"], target["legendFormat"]);
-            found.push((place, fill(target["expr"].as_str().unwrap())));
+            found.push((place, filled_in(target["expr"].as_str().unwrap())));
         }
     }
     for mark in list(&dashboard["annotations"]["list"]) {
         found.push((
             format!("{name}: {}", mark["name"]),
-            fill(mark["expr"].as_str().unwrap()),
+            filled_in(mark["expr"].as_str().unwrap()),
         ));
     }
     for variable in &variables {

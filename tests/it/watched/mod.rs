@@ -58,8 +58,10 @@ providers:
     project: '{{project}}'
     location: '{{location}}'
     service_account: 'file:key.json'
-    capacity: { max_in_flight: 1, queue_max: 1, queue_timeout: 100ms }
+    capacity: { max_in_flight: 1, queue_max: 1, queue_timeout: 2s }
+  spare: { kind: openai, base_url: '{{spare}}', keys: '{{key}}' }
 models:
+  spared: { targets: spare/gpt-5 }
   gpt: { targets: openai/gpt-5 }
   smart: { targets: [failing/gpt-5, openai/gpt-5] }
   flash: { targets: cloud/gemini-2.5-flash }
@@ -90,6 +92,8 @@ pub struct World {
     openai: Provider,
     failing: Provider,
     cloud: Provider,
+    /// Says that its key is used up for a moment, after each call.
+    spare: Provider,
     /// Lets go what `/busy` holds.
     release: Arc<Notify>,
 }
@@ -112,6 +116,12 @@ impl World {
         });
         let cloud = Provider::vertex().await;
         std::fs::write(dir.path().join("key.json"), cloud.key_file()).unwrap();
+        let spare = Provider::openai().await;
+        spare.saying(&[
+            ("x-ratelimit-limit-requests", "1"),
+            ("x-ratelimit-remaining-requests", "0"),
+            ("x-ratelimit-reset-requests", "4s"),
+        ]);
         // What has an address must be there before the gateway is, which knows them all.
         let mut world = World {
             redis: RedisServer::start(),
@@ -125,6 +135,7 @@ impl World {
             signer,
             authority,
             cloud,
+            spare,
             release,
         };
         world.gateway = world.gateway_in(dir).await;
@@ -153,6 +164,7 @@ impl World {
             ("openai", self.openai.url()),
             ("failing", self.failing.url()),
             ("cloud", self.cloud.origin()),
+            ("spare", self.spare.url()),
             ("key", PROVIDER_KEY.to_owned()),
             ("project", PROJECT.to_owned()),
             ("location", LOCATION.to_owned()),
@@ -278,7 +290,7 @@ impl World {
         let first = get();
         eventually("the first is at work", async || at_work().then_some(())).await;
         let second = get();
-        self.waits("busy").await;
+        self.waits("queue_waiting{pool=\"busy\"}").await;
         look().await;
         get().await.unwrap().assert_refused(503, "queue_full");
         for call in [first, second] {
@@ -287,15 +299,15 @@ impl World {
         }
     }
 
-    async fn waits(&self, pool: &str) {
-        let selector = format!("onemind_queue_waiting{{pool=\"{pool}\"}}");
+    async fn waits(&self, gauge: &str) {
+        let selector = format!("onemind_{gauge}");
         eventually("one waits", async || {
             (self.gateway.metric(&selector).await > 0.5).then_some(())
         })
         .await;
     }
 
-    /// A provider that is left alone, a key that is, an event that says nothing, a queue.
+    /// A provider that is left alone, a key that is, an event that says nothing, and queues for both.
     async fn models_fail(&self, look: &mut impl AsyncFnMut()) {
         self.failing.times(99, &Fault::Error(Trouble::Server));
         for _ in 0..3 {
@@ -307,6 +319,9 @@ impl World {
             .answering("one two three four five six")
             .then(Fault::NotJsonAt(5));
         assert_eq!(self.ask("gpt", true).await.unwrap().status, 200);
+        assert_eq!(self.ask("spared", false).await.unwrap().status, 200);
+        let spared = self.ask("spared", false);
+        self.waits("ai_keys_waiting{provider=\"spare\"}").await;
         let go_on = Arc::new(Notify::new());
         let before = self.cloud.count();
         self.cloud.then(Fault::Held(Arc::clone(&go_on)));
@@ -316,11 +331,12 @@ impl World {
         })
         .await;
         let second = self.ask("flash", false);
-        self.waits("cloud").await;
+        self.waits("queue_waiting{pool=\"cloud\"}").await;
         look().await;
         assert_eq!(second.await.unwrap().status, 503);
         go_on.notify_one();
         assert_eq!(first.await.unwrap().status, 200);
+        assert_eq!(spared.await.unwrap().status, 200);
     }
 
     /// Redis dies under a call whose tokens are not settled yet, and comes back.
