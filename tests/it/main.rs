@@ -14,6 +14,7 @@
 mod harness;
 
 mod ai;
+mod alerts;
 mod body;
 mod cli;
 mod cluster;
@@ -31,6 +32,7 @@ mod listen;
 mod observe;
 mod reload;
 mod route;
+mod runbooks;
 mod sdk;
 mod session;
 mod shield;

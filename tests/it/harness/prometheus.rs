@@ -71,7 +71,7 @@ impl Prometheus {
         self.port.address()
     }
 
-    /// The value of a PromQL expression now: a vector, or a scalar as one sample without labels.
+    /// The value of a query now: a vector, or a scalar as one sample without labels.
     pub async fn query(&self, promql: &str) -> Vec<Sample> {
         match self.try_query(promql).await {
             Ok(samples) => samples,
