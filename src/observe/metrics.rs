@@ -185,6 +185,10 @@ table! {
     ai_breaker_open: gauge[target];
     /// Keys of the provider that are left alone because it refuses them.
     ai_keys_resting: gauge[provider];
+    /// Calls that wait until one of the provider's keys may be used.
+    ai_keys_waiting: gauge[provider];
+    /// Seconds that a call waited for places and keys; 0 for most.
+    ai_queue_seconds: histogram[model, provider];
     /// Tokens of service accounts that were asked for, to be shown to the provider.
     ai_token_fetches_total: counter[provider, result];
     /// Tokens of a call, `input` and `output`; the name is OpenTelemetry's.
@@ -429,6 +433,7 @@ impl Family for HistogramVec {
         let buckets = match row.name {
             "onemind_store_duration_seconds" => STORE_BUCKETS,
             "gen_ai_client_token_usage" => TOKEN_BUCKETS,
+            "onemind_ai_queue_seconds" => MODEL_BUCKETS,
             name if name.starts_with("gen_ai_") => MODEL_BUCKETS,
             _ => DURATION_BUCKETS,
         };

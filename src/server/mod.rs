@@ -136,7 +136,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Everything but accepting: pools are probed, names looked up.
+    /// Everything but accepting: pools are probed, names looked up, keys of issuers fetched.
     fn build(
         (path, environment): (&Path, config::Environment),
         metrics: Arc<Metrics>,
@@ -150,7 +150,10 @@ impl Server {
             admin: groundwork.admin_socket.try_clone()?,
         };
         let server = Self::assemble((path, environment), groundwork, heritage)?;
-        server.pools.apply(&server.gateway.current.load_full());
+        let snapshot = server.gateway.current.load_full();
+        server.pools.apply(&snapshot);
+        // A successor has to be ready before it serves: it needs the keys of issuers for that.
+        server.identities.apply(&snapshot);
         tokio::spawn(Arc::clone(&server.pools.prober).run());
         Ok((server, opened))
     }

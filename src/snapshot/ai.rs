@@ -336,10 +336,8 @@ impl Catalogue {
         });
         let providers = self.providers.iter().map(|(name, provider)| {
             let keys = provider.keys.status(now);
-            (
-                &**name,
-                keys.iter().filter(|key| key.cooled.is_some()).count(),
-            )
+            let resting = keys.iter().filter(|key| key.cooled.is_some()).count();
+            (&**name, resting, provider.keys.waiting())
         });
         metrics.models_now(targets, providers);
     }

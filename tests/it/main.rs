@@ -43,4 +43,5 @@ mod traces;
 mod unix;
 mod upgrade;
 mod upstream;
+mod watched;
 mod websocket;

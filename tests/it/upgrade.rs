@@ -3,7 +3,8 @@
 mod soak;
 
 use crate::harness::{
-    BlackHole, Client, ClientH2, Gateway, Load, Reply, Upstream, WebSocket, app, eventually, runs,
+    BlackHole, Client, ClientH2, Gateway, KeyIssuer, Load, Reply, Signer, Upstream, WebSocket, app,
+    eventually, runs,
 };
 use serde_json::json;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -378,4 +379,24 @@ async fn so_many_old_processes_may_drain_and_no_more() {
     })
     .await;
     gateway.upgrade().await;
+}
+
+#[tokio::test]
+async fn the_keys_of_issuers_are_fetched_before_the_new_process_serves() {
+    let signer = Signer::key("one");
+    let issuer = KeyIssuer::of(&[&signer]).await;
+    let yaml = format!(
+        "identity: {{ users: {{ jwt: {{ jwks: 'http://{}/keys', audience: app }} }} }}
+routes: {{ all: {{ respond: {{ body: ok }}, identity: users }} }}
+",
+        issuer.upstream
+    );
+    let gateway = Gateway::start(&yaml, &[]).await;
+    gateway.upgrade().await;
+    assert_eq!(issuer.fetches(), 2);
+    let token = format!("Bearer {}", signer.token("alice"));
+    let mut client = Client::connect(&gateway).await;
+    let headers = [("authorization", token.as_str())];
+    let answer = client.request("GET", "/", &headers, b"").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }

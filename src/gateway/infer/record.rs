@@ -101,6 +101,7 @@ impl Inference {
             ending,
             duration,
             first_token: self.first_token,
+            queued: self.queued,
             usage: self.usage,
             unreadable: self.malformed,
             fallback: self.fallback,

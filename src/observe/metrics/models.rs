@@ -19,6 +19,8 @@ pub struct CallEnded {
     pub ending: Ending,
     pub duration: Duration,
     pub first_token: Option<Duration>,
+    /// For places and keys.
+    pub queued: Duration,
     pub usage: Usage,
     /// Events of the provider that could not be read.
     pub unreadable: u32,
@@ -40,6 +42,7 @@ struct Series {
     output: Histogram,
     first_token: Histogram,
     duration: Histogram,
+    queued: Histogram,
     unreadable: IntCounter,
     fallbacks: IntCounter,
     completed: OnceLock<IntCounter>,
@@ -75,6 +78,7 @@ impl ModelMetrics {
             self.scope.series(family, &labels).inc();
         }
         series.duration.observe(call.duration.as_secs_f64());
+        series.queued.observe(call.queued.as_secs_f64());
         if let Some(first_token) = call.first_token {
             series.first_token.observe(first_token.as_secs_f64());
         }
@@ -136,6 +140,7 @@ impl ModelMetrics {
             duration: self
                 .scope
                 .series(&table.gen_ai_client_operation_duration_seconds, &labels),
+            queued: self.scope.series(&table.ai_queue_seconds, &labels),
             unreadable: self
                 .scope
                 .series(&table.ai_unreadable_events_total, &labels),
@@ -174,22 +179,26 @@ impl Metrics {
         family.with_label_values(&[provider, outcome]).inc();
     }
 
-    /// Targets and whether each is left alone now; providers and how many keys of each are.
+    /// Targets and whether each is left alone now; providers, how many keys of each are, and how many calls wait
+    /// for one.
     pub fn models_now<'a>(
         &self,
         targets: impl Iterator<Item = (&'a str, bool)>,
-        providers: impl Iterator<Item = (&'a str, usize)>,
+        providers: impl Iterator<Item = (&'a str, usize, usize)>,
     ) {
         let (open, resting) = (&self.table.ai_breaker_open, &self.table.ai_keys_resting);
+        let waiting = &self.table.ai_keys_waiting;
         // What is no longer configured goes.
         open.reset();
         resting.reset();
+        waiting.reset();
         for (target, is_open) in targets {
             open.with_label_values(&[target]).set(i64::from(is_open));
         }
-        for (provider, keys) in providers {
-            let keys = i64::try_from(keys).unwrap_or(i64::MAX);
-            resting.with_label_values(&[provider]).set(keys);
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        for (provider, keys, calls) in providers {
+            resting.with_label_values(&[provider]).set(number(keys));
+            waiting.with_label_values(&[provider]).set(number(calls));
         }
     }
 }

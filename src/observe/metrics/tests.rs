@@ -55,6 +55,7 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
         ending: Ending::Completed,
         duration: Duration::from_secs(2),
         first_token: Some(Duration::from_millis(300)),
+        queued: Duration::ZERO,
         usage: Usage {
             input: 10,
             output: 20,
@@ -66,7 +67,7 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     metrics.token_fetched("vertex", true);
     metrics.models_now(
         std::iter::once(("openai/gpt-5", true)),
-        std::iter::once(("openai", 1)),
+        std::iter::once(("openai", 1, 0)),
     );
     let rule = metrics.rule("per_user");
     rule.refused.inc();
@@ -75,14 +76,18 @@ fn busy() -> (Arc<Metrics>, Vec<Arc<dyn std::any::Any + Send + Sync>>) {
     let store = metrics.store();
     store.duration.observe(0.000_07);
     assert!(store.answers(true) && !store.answers(true) && store.answers(false));
-    metrics.started(1_600_000_000, 2);
-    metrics.revision_is(1);
-    metrics.reloaded(true, 1_700_000_000);
-    metrics.certificate("example.com", 1_800_000_000);
+    configured(&metrics);
     (
         metrics,
         vec![route, pool, endpoint, listener, identity, rule, model],
     )
+}
+
+fn configured(metrics: &Metrics) {
+    metrics.started(1_600_000_000, 2);
+    metrics.revision_is(1);
+    metrics.reloaded(true, 1_700_000_000);
+    metrics.certificate("example.com", 1_800_000_000);
 }
 
 fn value(metrics: &Metrics, series: &str) -> Option<String> {

@@ -45,7 +45,11 @@ impl Drop for Turn<'_> {
 
 impl KeyLine {
     pub fn is_empty(&self) -> bool {
-        self.waiting.load(Relaxed) == 0
+        self.len() == 0
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.load(Relaxed)
     }
 
     /// None when `max` wait, of whom none has more calls in the line than this user would have.

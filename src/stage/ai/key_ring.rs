@@ -177,6 +177,11 @@ impl KeyRing {
         self.line.join(need, user, max)
     }
 
+    /// Calls that wait for a key.
+    pub fn waiting(&self) -> usize {
+        self.line.len()
+    }
+
     /// Gives keys to those who wait, by turns. To be called when one joins, and when a key may be free again.
     pub fn serve(&self, now: Instant) {
         self.line.serve(|need| self.pick(need, now));
