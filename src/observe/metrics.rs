@@ -226,6 +226,8 @@ table! {
     access_log_lines_total: counter[result];
     /// Lines of the libraries below the gateway that were held back because there were too many.
     log_lines_suppressed_total: counter[];
+    /// Lines of the process's own log that are lost because nobody took them from standard error.
+    log_lines_dropped_total: counter[];
     /// Always 1: says which version runs.
     build_info: gauge[version];
 }
@@ -248,6 +250,8 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// Log lines of libraries held back.
     pub log_lines_suppressed: IntCounter,
+    /// Log lines that nobody took.
+    pub log_lines_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -273,6 +277,7 @@ impl Metrics {
             log_lines_suppressed: table
                 .log_lines_suppressed_total
                 .with_label_values(unlabelled),
+            log_lines_dropped: table.log_lines_dropped_total.with_label_values(unlabelled),
             registry,
             table,
             routes: Living::default(),

@@ -4,3 +4,4 @@ pub mod metrics;
 pub mod access_log;
 pub mod event;
 pub mod logging;
+pub mod settings;
