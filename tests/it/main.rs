@@ -28,6 +28,7 @@ mod hostile;
 mod identity;
 mod limit;
 mod listen;
+mod logs;
 mod observe;
 mod reload;
 mod route;
