@@ -33,7 +33,8 @@ impl LogLevel {
         let over = period.map(|period| Instant::now() + period);
         control.set_level(level, period);
         // Told at the level of warnings, so that most of those who read only these know why they see more.
-        tracing::warn!(level = word, ?period, "an operator has set the log level");
+        let for_s = period.map(|period| period.as_secs_f64());
+        tracing::warn!(shows = word, for_s, "an operator has set the log level");
         *back = over.map(|over| {
             let task = tokio::spawn(async move {
                 // The log's own clock may be a moment behind.

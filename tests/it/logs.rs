@@ -467,8 +467,10 @@ async fn lines_go_to_syslog_by_tcp_and_wait_for_a_server_that_is_away() {
     .await;
     let server = TcpListener::bind(address).unwrap();
     let messages = read_messages(&server, 2);
-    for (message, path) in messages.iter().zip(["/second", "/third"]) {
-        assert_message(message, &gateway, path);
+    // Each worker has its own part of the buffer: which comes first is left open.
+    for path in ["/second", "/third"] {
+        let message = messages.iter().find(|message| message.contains(path));
+        assert_message(message.unwrap(), &gateway, path);
     }
     assert_eq!(counted(&gateway, "dropped").await, 0);
 }
@@ -600,7 +602,8 @@ async fn knock(gateway: &Gateway, authority: &Authority, secret: &str) {
             client
                 .request("POST", &target, &headers, body.as_bytes())
                 .await;
-            second
+            // What is refused before it is a request resets its stream.
+            let _ = second
                 .request("POST", &target, &headers, body.as_bytes())
                 .await;
             if let Ok(mut socket) = WebSocket::try_open(gateway, &target, &headers).await {
@@ -692,6 +695,10 @@ async fn no_secret_is_ever_in_a_log_or_on_a_page() {
         errors.contains("draining").then_some(errors)
     })
     .await;
+    assert!(
+        errors.contains("no TLS handshake"),
+        "the log says all it can"
+    );
     let lines: Vec<String> = gateway.access_log().iter().map(Value::to_string).collect();
     assert!(lines.len() > 300, "{}", lines.len());
     let basic = [KNOWN, &bad].map(|key| STANDARD.encode(format!("me:{key}")));

@@ -151,16 +151,22 @@ impl FileOutput {
     /// Renames the file and those before it, unless another process has done so, and begins a new one.
     fn rotate(&mut self, path: &Path, rotate: RotateSettings, line: u64) -> io::Result<()> {
         lock(&self.file)?;
-        if self.is_at(path)? && is_full(&self.file.metadata()?, rotate, line) {
-            let shifted = shift(path, rotate.keep);
-            if shifted.is_err() {
-                // The file stays in use, and must not stay locked.
-                self.file.unlock()?;
-            }
-            shifted?;
+        let shifted = self.shift(path, rotate, line);
+        if shifted.is_err() {
+            // The file stays in use, and must not stay locked.
+            self.file.unlock()?;
         }
+        shifted?;
         // The lock ends with the old file.
         self.reopen()
+    }
+
+    /// Under the lock: what was seen before may be over.
+    fn shift(&self, path: &Path, rotate: RotateSettings, line: u64) -> io::Result<()> {
+        if self.is_at(path)? && is_full(&self.file.metadata()?, rotate, line) {
+            shift(path, rotate.keep)?;
+        }
+        Ok(())
     }
 }
 
