@@ -188,7 +188,7 @@ impl AccessLog {
             // Requests hold it for the length of a line.
             while let Err(held) = Arc::try_unwrap(log) {
                 log = held;
-                thread::sleep(RETIRE_PAUSE);
+                thread::park_timeout(RETIRE_PAUSE);
             }
         };
         let thread = thread::Builder::new().name("access-log-end".to_owned());

@@ -33,6 +33,7 @@ mod observe;
 mod reload;
 mod route;
 mod sdk;
+mod secrets;
 mod session;
 mod shield;
 mod shutdown;

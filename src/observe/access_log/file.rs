@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 const PIPE_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at such a pipe, or at a file that another process is renaming.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Looks at a file that another process is renaming, which takes it a moment.
-const LOCK_TRIES: u32 = 40;
+/// For another process that is renaming the file, which takes it a moment.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 
 /// An open file, and how it came to be.
 pub struct FileOutput {
@@ -189,14 +189,17 @@ fn is_full(file: &Metadata, rotate: RotateSettings, line: u64) -> bool {
 }
 
 fn lock(file: &File) -> io::Result<()> {
-    for _ in 0..LOCK_TRIES {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
         match file.try_lock() {
             Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) => thread::sleep(PAUSE),
             Err(TryLockError::Error(why)) => return Err(why),
+            Err(TryLockError::WouldBlock) if Instant::now() > until => {
+                return Err(io::Error::other("another process holds the lock on it"));
+            }
+            Err(TryLockError::WouldBlock) => thread::park_timeout(PAUSE),
         }
     }
-    Err(io::Error::other("another process holds the lock on it"))
 }
 
 /// `log` becomes `log.1`, that `log.2` and so on; the last one is replaced.

@@ -128,11 +128,11 @@ fn write_all(file: &mut File, batch: &[u8]) -> Result<(), u64> {
         match file.write(&batch[done..]) {
             Ok(written @ 1..) => done += written,
             Err(why) if why.kind() == ErrorKind::Interrupted => {}
-            Err(why) if why.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(why) if why.kind() == ErrorKind::WouldBlock => thread::park_timeout(PAUSE),
             Ok(_) | Err(_) => {
                 let lines = memchr::memchr_iter(b'\n', &batch[done..]).count();
                 // A pause, so that a reader that has gone costs no processor time.
-                thread::sleep(PAUSE);
+                thread::park_timeout(PAUSE);
                 return Err(u64::try_from(lines).unwrap_or(u64::MAX));
             }
         }
@@ -204,7 +204,7 @@ mod tests {
         theirs.set_nonblocking(true).expect("a socket");
         let mut read = [0; 9];
         assert_eq!(theirs.read(&mut read).expect("it is there"), 5);
-        let line = [b'x'; 1 << 16];
+        let line = vec![b'x'; 1 << 16];
         for _ in 0..100 {
             spool.push(&line);
         }
