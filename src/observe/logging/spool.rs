@@ -209,7 +209,8 @@ mod tests {
             spool.push(&line);
         }
         spool.flush(Duration::from_millis(20));
-        assert!(!spool.0.lock().bytes.is_empty(), "it is stuck and was left");
+        let queue = spool.0.lock();
+        assert!(queue.busy, "it is stuck, and was left");
     }
 
     #[test]
