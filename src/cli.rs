@@ -3,6 +3,7 @@
 use crate::base::units::Moment;
 use crate::config::{self, Loaded};
 use crate::demo;
+use crate::observe::logging;
 use crate::server::{End, Heritage, Server, StartError, process};
 use crate::stage::identity::api_key;
 use clap::{Args, Subcommand};
@@ -137,6 +138,8 @@ fn serve(path: &Path) -> ExitCode {
 }
 
 fn finish(served: Result<End, StartError>) -> ExitCode {
+    // Before the last word is written beside it.
+    logging::flush();
     match served {
         Ok(End::AtOnce) => ExitCode::from(LEFT_AT_ONCE),
         Ok(End::Drained | End::DeadlinePassed) => ExitCode::SUCCESS,

@@ -5,10 +5,12 @@
 
 mod connection;
 mod limits;
+mod log;
 
 pub use connection::serve;
 pub use limits::Caller;
 
+use crate::observe::logging::Level;
 use crate::observe::metrics::{CONTENT_TYPE, Metrics};
 use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
@@ -52,6 +54,12 @@ pub trait AdminView: Send + Sync {
     /// Pools, endpoints, health, requests in flight, revision of the configuration.
     fn status(&self) -> Value;
 
+    /// How much the process log says, and who has said so.
+    fn log(&self) -> Value;
+
+    /// Says so much from now on, for a while or until it is changed again; with none what is configured.
+    fn set_log_level(&self, level: Option<Level>, period: Option<Duration>);
+
     /// Reads the configuration again: the new revision, or what is wrong with it.
     async fn reload(&self) -> Result<u64, Value>;
 
@@ -84,6 +92,7 @@ fn router(view: Arc<dyn AdminView>, metrics: Arc<Metrics>) -> Router {
         .route("/status", get(show_status))
         .route("/status/limits", get(limits::show))
         .route("/limits/reset", post(limits::reset))
+        .route("/log", get(log::show).post(log::set))
         .route("/reload", post(reload))
         .route("/upgrade", post(upgrade))
         .fallback(|| async { refusal(StatusCode::NOT_FOUND, "not_found", "there is no such page") })

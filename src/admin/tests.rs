@@ -21,6 +21,7 @@ struct View {
     may_reload: Notify,
     hold: AtomicBool,
     metrics: Option<Arc<Metrics>>,
+    level: std::sync::Mutex<Option<(Option<String>, Option<Duration>)>>,
 }
 
 #[async_trait]
@@ -48,6 +49,15 @@ impl AdminView for View {
 
     fn status(&self) -> Value {
         json!({ "revision": self.revision.load(Ordering::SeqCst) })
+    }
+
+    fn log(&self) -> Value {
+        json!({ "level": self.level.lock().expect("no panic").clone() })
+    }
+
+    fn set_log_level(&self, level: Option<Level>, period: Option<Duration>) {
+        let level = level.map(|level| level.as_str().to_owned());
+        *self.level.lock().expect("no panic") = Some((level, period));
     }
 
     async fn reload(&self) -> Result<u64, Value> {
@@ -154,6 +164,17 @@ fn json_body(answer: &str) -> Value {
     serde_json::from_str(body(answer)).expect(answer)
 }
 
+async fn answers(admin: &Running, head: &str, expected: u16) {
+    let answer = admin.ask(head).await;
+    assert_eq!(status(&answer), expected, "{head}: {answer}");
+    assert!(answer.contains("cache-control: no-store"), "{answer}");
+    if head.starts_with("HEAD") {
+        assert_eq!(body(&answer), "", "{answer}");
+    } else if expected >= 400 {
+        assert!(json_body(&answer)["code"].is_string(), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn each_page_answers_as_promised() {
     let admin = start().await;
@@ -192,14 +213,7 @@ async fn each_page_answers_as_promised() {
         ),
         ("POST /upgrade HTTP/1.1\r\nsec-fetch-site: cross-site", 403),
     ] {
-        let answer = admin.ask(head).await;
-        assert_eq!(status(&answer), expected, "{head}: {answer}");
-        assert!(answer.contains("cache-control: no-store"), "{answer}");
-        if head.starts_with("HEAD") {
-            assert_eq!(body(&answer), "", "{answer}");
-        } else if expected >= 400 {
-            assert!(json_body(&answer)["code"].is_string(), "{answer}");
-        }
+        answers(&admin, head, expected).await;
     }
 }
 
@@ -240,6 +254,53 @@ async fn an_upgrade_tells_the_new_process_or_why_there_is_none() {
     let answer = admin.ask("POST /upgrade HTTP/1.1").await;
     assert_eq!(status(&answer), 409);
     assert_eq!(json_body(&answer)["message"], "it is broken");
+}
+
+#[tokio::test]
+async fn the_level_of_the_log_is_asked_for_and_set_as_promised() {
+    let admin = start().await;
+    for (head, expected) in [
+        ("GET /log HTTP/1.1", 200),
+        ("POST /log?level=debug HTTP/1.1", 200),
+        (
+            "POST /log?level=info,onemind_gateway::stage=trace&for=10m HTTP/1.1",
+            200,
+        ),
+        ("POST /log?level=configured HTTP/1.1", 200),
+        ("POST /log HTTP/1.1", 400),
+        ("POST /log?level=loud HTTP/1.1", 400),
+        ("POST /log?level=debug&for=ever HTTP/1.1", 400),
+        ("POST /log?level=debug&for=0s HTTP/1.1", 400),
+        ("POST /log?level=debug&for=8d HTTP/1.1", 400),
+        ("POST /log?level=configured&for=1m HTTP/1.1", 400),
+        ("POST /log?level=debug&until=1m HTTP/1.1", 400),
+        ("PUT /log?level=debug HTTP/1.1", 405),
+        ("POST /log?level=debug HTTP/1.1\r\norigin: http://a", 403),
+        (
+            "POST /log?level=debug HTTP/1.1\r\nsec-fetch-site: cross-site",
+            403,
+        ),
+    ] {
+        answers(&admin, head, expected).await;
+    }
+}
+
+#[tokio::test]
+async fn a_level_is_set_for_a_while_or_taken_back() {
+    let admin = start().await;
+    for (query, expected) in [
+        ("level=debug", json!(["debug", null])),
+        (
+            "level=debug&for=1m",
+            json!(["debug", { "secs": 60, "nanos": 0 }]),
+        ),
+        ("level=configured", json!([null, null])),
+    ] {
+        let answer = admin.ask(&format!("POST /log?{query} HTTP/1.1")).await;
+        assert_eq!(json_body(&answer)["level"], expected, "{query}");
+    }
+    let answer = admin.ask("POST /log?level=loud HTTP/1.1").await;
+    assert_eq!(json_body(&answer)["code"], "not_a_level");
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 /// Every key whose value is a path, in one place.
 pub fn resolve(config: &mut Config, folder: &Path) {
     let log = &mut config.server.access_log;
-    if !matches!(log.as_str(), "stdout" | "off" | "") {
-        *log = folder.join(&*log).to_string_lossy().into_owned();
+    if log.is_file() {
+        log.to = folder.join(&log.to).to_string_lossy().into_owned();
     }
     for listener in config.listeners.values_mut() {
         for address in &mut listener.address.0 {

@@ -1,6 +1,7 @@
 //! The whole document as it is written; each section is owned by the stage it configures.
 
 use crate::base::units::Period;
+use crate::observe::settings::{AccessLogSettings, LogSettings};
 use crate::observe::trace;
 use crate::stage::{ai, identity, limit, listen, route, upstream};
 use crate::store::redis;
@@ -53,8 +54,11 @@ pub struct ServerSettings {
     /// `traceparent` and PROXY headers are believed.
     #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
-    /// One JSON line for each request: `stdout` (default), `off`, or the path of a file.
-    pub access_log: String,
+    /// The process's own log, on standard error: how much it says, and how it looks.
+    pub log: LogSettings,
+    /// One JSON line for each request: `stdout` (default), `off`, `syslog`, the path of a file, or a section. No request
+    /// ever waits for it: lines that nobody takes are dropped and counted.
+    pub access_log: AccessLogSettings,
     /// On SIGTERM: not ready at once, but go on accepting for this long. Default `5s`.
     pub drain_delay: Period,
     /// On SIGTERM: leave after this, finished or not. Default `30s`.
@@ -70,7 +74,8 @@ impl Default for ServerSettings {
         Self {
             threads: None,
             trusted_proxies: Vec::new(),
-            access_log: "stdout".to_owned(),
+            log: LogSettings::default(),
+            access_log: AccessLogSettings::default(),
             drain_delay: Period::seconds(5),
             drain_deadline: Period::seconds(30),
             shield: listen::shield::settings::Settings::default(),

@@ -3,20 +3,30 @@
 //! Invariant: a request never waits for the log. Its line goes into a bounded buffer that one thread
 //! empties; when the buffer is full the line is dropped and counted.
 
+mod file;
 mod line;
+mod output;
 mod redact;
+mod syslog;
 pub(super) mod text;
 mod writer;
 
 use super::metrics::Metrics;
+use super::settings::{AccessLogSettings, RotateSettings, SyslogSettings};
 use crate::base::client::Peer;
 use crate::base::ending::Ending;
 use crate::base::usage::Usage;
+use file::FileOutput;
+use output::Output;
+use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime};
+use syslog::Syslog;
 use writer::Writer;
 
 /// Everything the log says of one request. Text from callers is taken as bytes: it may be anything.
@@ -112,24 +122,30 @@ pub enum Target {
     Off,
     Stdout,
     /// Appended to; made if it is absent.
-    File(PathBuf),
+    File(PathBuf, Option<RotateSettings>),
+    Syslog(SyslogSettings),
 }
 
-impl Target {
-    /// `off`, `stdout`, or the path of a file.
-    pub fn parse(text: &str) -> Self {
-        match text {
+impl From<&AccessLogSettings> for Target {
+    fn from(settings: &AccessLogSettings) -> Self {
+        match settings.to.as_str() {
             "off" => Self::Off,
             "stdout" => Self::Stdout,
-            path => Self::File(PathBuf::from(path)),
+            "syslog" => Self::Syslog(settings.syslog.clone().unwrap_or_default()),
+            path => Self::File(PathBuf::from(path), settings.rotate),
         }
     }
 }
 
 /// The access log. Dropping it writes what is buffered, for at most two seconds.
 pub struct AccessLog {
+    /// As an operator knows it.
+    to: String,
     writer: Option<Writer>,
 }
+
+/// Between two looks whether a request still holds a log that was replaced.
+const RETIRE_PAUSE: Duration = Duration::from_millis(1);
 
 thread_local! {
     /// Where this thread makes its lines: made here, then copied, so that a lock is held for a copy only.
@@ -143,12 +159,48 @@ impl AccessLog {
             written: metrics.access_log_written.clone(),
             dropped: metrics.access_log_dropped.clone(),
         };
-        let writer = match target {
-            Target::Off => None,
-            Target::Stdout => Some(Writer::start(writer::Sink::Stdout, counters)?),
-            Target::File(path) => Some(Writer::start(writer::Sink::File(path.clone()), counters)?),
+        let (to, output) = match target {
+            Target::Off => ("off".to_owned(), None),
+            Target::Stdout => (
+                "stdout".to_owned(),
+                Some(Output::File(FileOutput::stdout()?)),
+            ),
+            Target::File(path, rotate) => (
+                path.display().to_string(),
+                Some(Output::File(FileOutput::open(path, *rotate)?)),
+            ),
+            Target::Syslog(settings) => (
+                format!("syslog {}", settings.address),
+                Some(Output::Syslog(Box::new(Syslog::new(settings)))),
+            ),
         };
-        Ok(Self { writer })
+        let writer = output.map(|output| Writer::start(output, counters));
+        Ok(Self {
+            to,
+            writer: writer.transpose()?,
+        })
+    }
+
+    /// Ends a log that was replaced, on a thread of its own: a request that happens to hold it last
+    /// must not be the one that waits for its last lines.
+    pub fn retire(mut log: Arc<Self>) {
+        let wait = move || {
+            // Requests hold it for the length of a line.
+            while let Err(held) = Arc::try_unwrap(log) {
+                log = held;
+                thread::park_timeout(RETIRE_PAUSE);
+            }
+        };
+        let thread = thread::Builder::new().name("access-log-end".to_owned());
+        if let Err(why) = thread.spawn(wait) {
+            tracing::warn!(%why, "no thread for the end of the old access log");
+        }
+    }
+
+    /// As operators see it.
+    pub fn status(&self) -> Value {
+        let trouble = self.writer.as_ref().and_then(Writer::trouble);
+        json!({ "to": self.to, "error": trouble })
     }
 
     /// Takes one line. Costs about a microsecond and never waits for the disk.

@@ -1,49 +1,50 @@
 //! The process's own log: one line an event, to standard error, JSON unless a person is watching.
 //!
+//! Nobody waits for it: lines go through a bounded buffer to a thread of their own, and what is lost is counted.
+//! How much is said, and how it looks, may change while the process runs ([`Control`]).
+//!
 //! Libraries below the gateway write through the `log` crate; their records arrive here too. They
 //! report each fault of a single caller as an error, which the access log says better, so by
 //! default only their errors are shown and of those a few in a minute: what is held back is counted.
+//! Beyond `info` they print what passes through them, secrets of callers included, so that is never shown.
 
+mod level;
+mod lines;
+mod spool;
+
+pub use level::Level;
+
+use super::settings::{FormatSetting, LogSettings};
+use level::Levels;
+use lines::{Fields, Lines, Pretty};
 use prometheus::IntCounter;
+use serde_json::{Value, json};
+use spool::Spool;
 use std::fmt;
 use std::io::{self, IsTerminal};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
-
-/// What is shown when nothing else is asked for.
-pub const DEFAULT_FILTER: &str = "info,pingora=error,rustls=error,h2=error";
 
 /// Targets that begin with this are held back when there are too many.
 const NOISY: &str = "pingora";
 /// Lines of those that are shown in each minute.
 const NOISY_MAX: u32 = 20;
 const MINUTE: Duration = Duration::from_mins(1);
+/// Events with this target, and below it, are ours.
+const OURS: &str = "onemind_gateway";
+/// How long the end of the process waits for the last lines.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
 
-/// How lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// One JSON object each.
-    Json,
-    /// For people, in colour.
-    Pretty,
-}
-
-impl Format {
-    /// For people when standard error is a terminal.
-    pub fn detect() -> Self {
-        if io::stderr().is_terminal() {
-            Self::Pretty
-        } else {
-            Self::Json
-        }
-    }
-}
+/// There is one log in a process, as there is one standard error.
+static CONTROL: OnceLock<Control> = OnceLock::new();
 
 /// Why the log could not be started.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub enum StartError {
     Filter(ParseError),
     /// The log was started before.
     Twice,
+    /// Standard error cannot be had, or no thread.
+    System(io::Error),
 }
 
 impl fmt::Display for StartError {
@@ -59,47 +62,186 @@ impl fmt::Display for StartError {
         match self {
             Self::Filter(why) => write!(f, "cannot understand the log filter: {why}"),
             Self::Twice => f.write_str("the log was started before"),
+            Self::System(why) => write!(f, "cannot start the log: {why}"),
         }
     }
 }
 
 impl std::error::Error for StartError {}
 
+/// What is counted of the log.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// Lines of libraries held back.
+    pub suppressed: IntCounter,
+    /// Lines that nobody took.
+    pub dropped: IntCounter,
+}
+
 /// Starts the log for the whole process. `filter` is written as for `RUST_LOG`:
-/// `debug`, `info,onemind_gateway::stage=trace`. `suppressed` counts lines held back.
-pub fn start(
-    filter: Option<&str>,
-    format: Format,
-    suppressed: IntCounter,
-) -> Result<(), StartError> {
-    let filter = filter.unwrap_or(DEFAULT_FILTER);
-    let subscriber = subscriber(filter, format, suppressed, io::stderr)?;
+/// `debug`, `info,onemind_gateway::stage=trace`; it goes before what the document says.
+pub fn start(filter: Option<&str>, counters: Counters) -> Result<(), StartError> {
+    let spool = Spool::to_stderr(counters.dropped.clone()).map_err(StartError::System)?;
+    let levels = Levels::new(filter);
+    let pretty = Pretty::new(wants_pretty(FormatSetting::Auto));
+    let (subscriber, swap) = subscriber(
+        &levels.filter(),
+        &pretty,
+        counters.suppressed,
+        spool.clone(),
+    )?;
     // Also makes the records of the `log` crate arrive here.
-    subscriber.try_init().map_err(|_| StartError::Twice)
+    subscriber.try_init().map_err(|_| StartError::Twice)?;
+    let control = Control {
+        swap,
+        pretty,
+        spool,
+        dropped: counters.dropped,
+        levels: Mutex::new(levels),
+    };
+    bound_libraries();
+    CONTROL.set(control).map_err(|_| StartError::Twice)
+}
+
+/// The log of this process, once it is started.
+pub fn control() -> Option<&'static Control> {
+    CONTROL.get()
+}
+
+/// Waits for the last lines, at most two seconds; for the end of the process.
+pub fn flush() {
+    if let Some(control) = control() {
+        control.spool.flush(FLUSH_MAX);
+    }
+}
+
+/// Changes the log while the process runs.
+pub struct Control {
+    swap: Swap,
+    pretty: Pretty,
+    spool: Spool,
+    dropped: IntCounter,
+    levels: Mutex<Levels>,
+}
+
+/// Puts another filter in the place of the one in force.
+type Swap = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+impl Control {
+    /// What the document says; it counts unless the environment or an operator has said something else.
+    pub fn configure(&self, settings: &LogSettings) {
+        self.pretty.set(wants_pretty(settings.format));
+        // The check of the document has refused what cannot be read.
+        if let Ok(level) = Level::parse(&settings.level) {
+            self.change(|levels| levels.configure(level));
+        }
+    }
+
+    /// Shows so much from now on, for a while or until it is changed again. With none, what was said
+    /// otherwise counts again.
+    pub fn set_level(&self, level: Option<Level>, period: Option<Duration>) {
+        self.change(|levels| levels.set_by_hand(level, period, Instant::now()));
+    }
+
+    /// Takes back what an operator had said for a while, if that is over; whether it was.
+    pub fn expire(&self, now: Instant) -> bool {
+        let mut over = false;
+        self.change(|levels| over = levels.expire(now));
+        over
+    }
+
+    /// As operators see it.
+    pub fn status(&self) -> Value {
+        let levels = self.lock();
+        let (level, by) = levels.in_force();
+        json!({
+            "level": level,
+            "by": by,
+            "left_s": levels.left(Instant::now()).map(|left| left.as_secs()),
+            "format": if self.pretty.get() { "pretty" } else { "json" },
+            "dropped": self.dropped.get(),
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Levels)) {
+        let mut levels = self.lock();
+        let before = levels.filter();
+        change(&mut levels);
+        let after = levels.filter();
+        // Under the lock, so that two changes take effect in their order.
+        if before != after
+            && let Ok(filter) = EnvFilter::try_new(&after)
+        {
+            (self.swap)(filter);
+            bound_libraries();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Levels> {
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wants_pretty(format: FormatSetting) -> bool {
+    match format {
+        FormatSetting::Auto => io::stderr().is_terminal(),
+        FormatSetting::Json => false,
+        FormatSetting::Pretty => true,
+    }
+}
+
+/// Whoever writes through the `log` crate asks this first, and it is not told of changes by itself.
+fn bound_libraries() {
+    let level = match LevelFilter::current() {
+        LevelFilter::OFF => log::LevelFilter::Off,
+        LevelFilter::ERROR => log::LevelFilter::Error,
+        LevelFilter::WARN => log::LevelFilter::Warn,
+        _ => log::LevelFilter::Info,
+    };
+    log::set_max_level(level);
 }
 
 fn subscriber<W>(
     filter: &str,
-    format: Format,
+    pretty: &Pretty,
     suppressed: IntCounter,
     writer: W,
-) -> Result<Box<dyn Subscriber + Send + Sync>, StartError>
+) -> Result<(Box<dyn Subscriber + Send + Sync>, Swap), StartError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = EnvFilter::try_new(filter).map_err(StartError::Filter)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let lines = match format {
-        Format::Json => lines.json().flatten_event(true).boxed(),
-        Format::Pretty => lines.boxed(),
-    };
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer()
+        .fmt_fields(Fields::new(pretty.clone()))
+        .event_format(Lines::new(pretty.clone()))
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(writer);
     let throttle = Throttle {
         minute: Mutex::default(),
         suppressed,
     };
     // The last one is asked first: what the filter refuses is not counted as held back.
     let layers = tracing_subscriber::registry().with(lines).with(throttle);
-    Ok(Box::new(layers.with(filter)))
+    let swap = move |filter| {
+        // An error says that the log is gone, which is not before the process is.
+        let _ = handle.reload(filter);
+    };
+    Ok((Box::new(layers.with(Bound).with(filter)), Box::new(swap)))
+}
+
+/// Refuses what libraries say beyond `info`, whatever was asked for.
+struct Bound;
+
+impl<S: Subscriber> Layer<S> for Bound {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        *metadata.level() <= tracing::Level::INFO || is_ours(metadata.target())
+    }
+}
+
+fn is_ours(target: &str) -> bool {
+    let rest = target.strip_prefix(OURS);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// Holds back what exceeds the limit of a minute.
@@ -183,16 +325,26 @@ mod tests {
         }
     }
 
-    /// The lines that are shown of what `act` says.
-    fn shown(filter: &str, act: impl FnOnce()) -> (Vec<Value>, u64) {
+    fn counters() -> Counters {
+        let counter = || IntCounter::new("a", "b").expect("valid");
+        Counters {
+            suppressed: counter(),
+            dropped: counter(),
+        }
+    }
+
+    /// The lines that are shown of what `act` says; what it is given puts another filter in force.
+    fn shown(filter: &str, act: impl FnOnce(&dyn Fn(&str))) -> (Vec<Value>, u64) {
         let (seen, suppressed) = (Seen::default(), IntCounter::new("a", "b").expect("valid"));
         let make = {
             let seen = seen.clone();
             move || seen.clone()
         };
-        let subscriber =
-            subscriber(filter, Format::Json, suppressed.clone(), make).expect("a valid filter");
-        tracing::subscriber::with_default(subscriber, act);
+        let pretty = Pretty::new(false);
+        let (subscriber, swap) =
+            subscriber(filter, &pretty, suppressed.clone(), make).expect("a valid filter");
+        let then = |filter: &str| swap(EnvFilter::try_new(filter).expect("a valid filter"));
+        tracing::subscriber::with_default(subscriber, || act(&then));
         let bytes = seen.0.lock().expect("no panic").clone();
         let text = String::from_utf8(bytes).expect("UTF-8");
         let lines = text
@@ -203,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_line_has_its_fields_at_the_top() {
-        let (lines, _) = shown(DEFAULT_FILTER, || {
+        let (lines, _) = shown(&Level::default().filter(), |_| {
             tracing::warn!(pool = "app", endpoint = "a:1", "left rotation");
             tracing::debug!("not shown");
         });
@@ -215,7 +367,7 @@ mod tests {
 
     #[test]
     fn libraries_below_are_shown_from_errors_on() {
-        let (lines, suppressed) = shown(DEFAULT_FILTER, || {
+        let (lines, suppressed) = shown(&Level::default().filter(), |_| {
             tracing::warn!(target: "pingora_proxy", "not shown");
             tracing::warn!(target: "rustls::msgs::handshake", "a caller's fault, not shown");
             tracing::error!(target: "pingora_core::services::listening", "shown");
@@ -226,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_flood_from_below_is_cut_and_counted() {
-        let (lines, suppressed) = shown(DEFAULT_FILTER, || {
+        let (lines, suppressed) = shown(&Level::default().filter(), |_| {
             for _ in 0..NOISY_MAX + 30 {
                 tracing::error!(target: "pingora_proxy", "the same again");
             }
@@ -238,11 +390,10 @@ mod tests {
 
     #[test]
     fn records_of_the_log_crate_arrive_and_are_cut_too() {
-        let suppressed = || IntCounter::new("a", "b").expect("valid");
-        start(Some("off"), Format::Json, suppressed()).expect("the first start");
-        assert!(start(None, Format::Json, suppressed()).is_err());
+        start(Some("off"), counters()).expect("the first start");
+        assert!(start(None, counters()).is_err());
         log::set_max_level(log::LevelFilter::Trace);
-        let (lines, suppressed) = shown(DEFAULT_FILTER, || {
+        let (lines, suppressed) = shown(&Level::default().filter(), |_| {
             log::warn!(target: "pingora_proxy", "not shown");
             for _ in 0..NOISY_MAX + 5 {
                 log::error!(target: "pingora_proxy", "the same again");
@@ -251,6 +402,33 @@ mod tests {
         assert_eq!(lines.len(), 20);
         assert_eq!(suppressed, 5);
         assert_eq!(lines[0]["message"], "the same again");
+    }
+
+    #[test]
+    fn what_libraries_say_beyond_info_is_never_shown() {
+        let (lines, _) = shown("trace,h2=trace", |_| {
+            tracing::trace!("ours");
+            tracing::trace!(target: "onemind_gateway", "ours");
+            tracing::trace!(target: "onemind_gateway_not", "theirs, not shown");
+            tracing::debug!(target: "h2::codec", "theirs, not shown");
+            tracing::info!(target: "h2::codec", "theirs");
+        });
+        let said: Vec<&Value> = lines.iter().map(|line| &line["message"]).collect();
+        assert_eq!(said, ["ours", "ours", "theirs"]);
+    }
+
+    #[test]
+    fn another_filter_takes_effect_at_once() {
+        let (lines, _) = shown("warn", |then| {
+            let say = |nth: u32| tracing::debug!(nth, "here");
+            say(1);
+            then("debug");
+            say(2);
+            then("info");
+            say(3);
+        });
+        let said: Vec<&Value> = lines.iter().map(|line| &line["nth"]).collect();
+        assert_eq!(said, [2]);
     }
 
     #[test]
@@ -267,7 +445,7 @@ mod tests {
     #[test]
     fn a_filter_that_cannot_be_understood_is_an_error() {
         let suppressed = IntCounter::new("a", "b").expect("valid");
-        let result = subscriber("info,=x=y", Format::Json, suppressed, io::sink);
+        let result = subscriber("info,=x=y", &Pretty::new(false), suppressed, io::sink);
         let Err(why) = result else {
             panic!("taken");
         };

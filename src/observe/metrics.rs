@@ -249,6 +249,8 @@ table! {
     log_lines_suppressed_total: counter[];
     /// Threads that carry requests: more seconds of processor time than these they cannot use in a second.
     workers: gauge[];
+    /// Lines of the process's own log that are lost because nobody took them from standard error.
+    log_lines_dropped_total: counter[];
     /// Always 1: says which version runs.
     build_info: gauge[version];
 }
@@ -271,6 +273,8 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// Log lines of libraries held back.
     pub log_lines_suppressed: IntCounter,
+    /// Log lines that nobody took.
+    pub log_lines_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -311,6 +315,7 @@ impl Metrics {
             log_lines_suppressed: table
                 .log_lines_suppressed_total
                 .with_label_values(unlabelled),
+            log_lines_dropped: table.log_lines_dropped_total.with_label_values(unlabelled),
             registry,
             table,
             routes: Living::default(),

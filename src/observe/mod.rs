@@ -5,3 +5,4 @@ pub mod access_log;
 pub mod event;
 pub mod logging;
 pub mod trace;
+pub mod settings;

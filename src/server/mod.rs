@@ -4,6 +4,7 @@ mod drain;
 mod identities;
 mod leave;
 mod listeners;
+mod log;
 mod memory;
 mod pools;
 pub mod process;
@@ -24,6 +25,7 @@ use crate::config::{self, Loaded};
 use crate::gateway::Gateway;
 use crate::gateway::finish::Reporter;
 use crate::observe::access_log::{AccessLog, Target};
+use crate::observe::logging;
 use crate::observe::metrics::{Metrics, NO_ROUTE};
 use crate::snapshot::{Snapshot, State, unix_now};
 use crate::stage::upstream::connector::Connector;
@@ -32,6 +34,7 @@ use drain::{Live, Switches};
 use identities::Identities;
 use leave::Signals;
 use listeners::{Listeners, Worker};
+use log::LogLevel;
 use pools::Pools;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -83,6 +86,7 @@ pub struct Server {
     signals: Mutex<Option<Signals>>,
     systemd: Systemd,
     upgrades: Upgrades,
+    log_level: LogLevel,
 }
 
 /// Where to accept, once it is time.
@@ -176,6 +180,9 @@ impl Server {
             } => config.clone(),
             refused => return Err(StartError::Config(refused.render())),
         };
+        if let Some(log) = logging::control() {
+            log.configure(&config.server.log);
+        }
         if !loaded.faults.is_empty() {
             tracing::warn!("{}", loaded.render());
         }
@@ -291,6 +298,7 @@ impl Server {
             signals: Mutex::new(Some(Signals::listen()?)),
             systemd,
             upgrades: Upgrades::new(heritage),
+            log_level: LogLevel::default(),
         }))
     }
 
@@ -329,7 +337,7 @@ impl From<io::Error> for StartError {
 }
 
 fn gateway(snapshot: Snapshot, metrics: &Arc<Metrics>) -> io::Result<Gateway> {
-    let target = Target::parse(&snapshot.config.server.access_log);
+    let target = Target::from(&snapshot.config.server.access_log);
     let access_log = AccessLog::open(&target, metrics)?;
     let reporter = Reporter {
         no_route: metrics.route(NO_ROUTE),

@@ -14,9 +14,11 @@ const BLOCKING_THREADS_MAX: usize = 16;
 /// The log comes first, and it counts.
 pub fn start_log(filter: Option<&str>) -> Result<Arc<Metrics>, StartError> {
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
-    let suppressed = metrics.log_lines_suppressed.clone();
-    logging::start(filter, logging::Format::detect(), suppressed)
-        .map_err(|error| StartError::System(error.to_string()))?;
+    let counters = logging::Counters {
+        suppressed: metrics.log_lines_suppressed.clone(),
+        dropped: metrics.log_lines_dropped.clone(),
+    };
+    logging::start(filter, counters).map_err(|error| StartError::System(error.to_string()))?;
     Ok(metrics)
 }
 

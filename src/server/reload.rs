@@ -5,7 +5,7 @@ use crate::base::fault::{Fault, Faults, KeyPath};
 use crate::config::watch::Watch;
 use crate::config::{self, Config, Loaded};
 use crate::observe::access_log::{AccessLog, Target};
-use crate::observe::event;
+use crate::observe::{event, logging};
 use crate::snapshot::{Snapshot, unix_now};
 use crate::stage::identity::settings::Settings as Identity;
 use serde_json::{Value, json};
@@ -83,7 +83,11 @@ impl Server {
         }
         let revision = snapshot.revision;
         if let Some(log) = log {
-            self.gateway.reporter.access_log.store(Arc::new(log));
+            let before = self.gateway.reporter.access_log.swap(Arc::new(log));
+            AccessLog::retire(before);
+        }
+        if let Some(log) = logging::control() {
+            log.configure(&snapshot.config.server.log);
         }
         // Pools first: the first request of the new snapshot must find its endpoints.
         self.pools.apply(&snapshot);
@@ -120,7 +124,7 @@ impl Server {
         if before.server.access_log == after.server.access_log {
             return None;
         }
-        let target = Target::parse(&after.server.access_log);
+        let target = Target::from(&after.server.access_log);
         match AccessLog::open(&target, &self.state.metrics) {
             Ok(log) => Some(log),
             Err(error) => {

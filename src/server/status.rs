@@ -1,8 +1,10 @@
 //! The gateway as operators see it: readiness and `/status`.
 
 use super::Server;
+use super::log::LogLevel;
 use crate::admin::{AdminView, Caller, Part};
 use crate::base::client::Client;
+use crate::observe::logging::Level;
 use crate::snapshot::{Catalogue, Identities, Upstream};
 use crate::stage::ai::breaker::BreakerStatus;
 use crate::stage::limit::counters::Now;
@@ -15,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[async_trait]
 impl AdminView for Server {
@@ -84,6 +86,8 @@ impl AdminView for Server {
             },
             "upgrade": self.upgrades.status(),
             "draining": self.draining.load(Relaxed),
+            "log": LogLevel::status(),
+            "access_log": self.gateway.reporter.access_log.load().status(),
             "connections": self.live.count(),
             "shield": shield(&snapshot.shield),
             "listeners": snapshot.config.listeners.iter().map(|(name, listener)| {
@@ -100,6 +104,14 @@ impl AdminView for Server {
             "providers": providers(&snapshot.catalogue),
             "targets": targets(&snapshot.catalogue),
         })
+    }
+
+    fn log(&self) -> Value {
+        LogLevel::status()
+    }
+
+    fn set_log_level(&self, level: Option<Level>, period: Option<Duration>) {
+        self.log_level.set(level, period);
     }
 
     async fn reload(&self) -> Result<u64, Value> {

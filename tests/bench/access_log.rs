@@ -61,7 +61,7 @@ fn best(count: u32, mut call: impl FnMut()) -> u128 {
 #[allow(clippy::print_stdout, reason = "the report of a benchmark")]
 fn main() {
     let metrics = Metrics::new("bench");
-    let target = Target::File("/dev/null".into());
+    let target = Target::File("/dev/null".into(), None);
     let log = AccessLog::open(&target, &metrics).expect("/dev/null opens");
     let line = best(LINES, || log.write(&record(SystemTime::now())));
     drop(log);

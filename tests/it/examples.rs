@@ -1217,3 +1217,29 @@ async fn shields() {
     drop(held);
     gateway.settled().await;
 }
+
+#[tokio::test]
+async fn logs() {
+    let app = Upstream::named("app").await;
+    let dir = TempDir::new().unwrap();
+    let log = dir.path().join("access.log");
+    let values: &[(&str, &dyn Display)] = &[
+        ("BACKEND_A", &app),
+        ("ACCESS_LOG", &log.display()),
+        ("ACCESS_LOG_SIZE", &"4KiB"),
+    ];
+    let gateway = start_in(dir, "logs", values).await;
+    assert_eq!(answering(&gateway, 10).await, ["app"; 10]);
+    let old = gateway.path("access.log.1");
+    eventually("the file has grown and was renamed", async || {
+        old.exists().then_some(())
+    })
+    .await;
+    let answer = gateway.admin("POST", "/log?level=debug&for=10m").await;
+    assert_eq!(answer.json()["level"], "debug", "{}", answer.text());
+    let status = gateway.status().await;
+    assert_eq!(status["log"]["by"], "operator", "{status}");
+    let answer = gateway.admin("POST", "/log?level=configured").await;
+    assert_eq!(answer.json()["by"], "configuration", "{}", answer.text());
+    assert_eq!(answer.json()["format"], "json", "{}", answer.text());
+}

@@ -5,6 +5,7 @@ mod clouds;
 mod identity;
 pub mod limits;
 mod listeners;
+mod logs;
 mod pools;
 mod redis;
 mod routes;
@@ -181,12 +182,7 @@ fn server(server: &ServerSettings, report: &mut Report<'_>) {
         let what = "`threads` must be from 1 to 1024";
         report.must((1..=1024).contains(&threads), at.key("threads"), what, fix);
     }
-    report.must(
-        !server.access_log.is_empty(),
-        at.key("access_log"),
-        "`access_log` is empty",
-        "write `stdout`, `off` or the path of a file",
-    );
+    logs::check(&at, report);
     report.not_zero(&at, "drain_deadline", server.drain_deadline, "");
     report.must(
         server.drain_deadline >= server.drain_delay || !report.sure(&at, "drain_delay"),

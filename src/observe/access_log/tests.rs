@@ -163,7 +163,7 @@ proptest! {
 }
 
 fn open(path: &Path, metrics: &Metrics) -> AccessLog {
-    AccessLog::open(&Target::File(path.to_owned()), metrics).expect("a file")
+    AccessLog::open(&Target::File(path.to_owned(), None), metrics).expect("a file")
 }
 
 /// Waits until the file holds this many lines, and returns how long that took.
@@ -244,8 +244,10 @@ fn a_full_disk_costs_lines_and_nothing_else() {
 
 #[test]
 fn targets_are_read_as_written() {
-    assert_eq!(Target::parse("off"), Target::Off);
-    assert_eq!(Target::parse("stdout"), Target::Stdout);
+    let target = |to: &str| Target::from(&AccessLogSettings::to(to));
+    assert_eq!(target("off"), Target::Off);
+    assert_eq!(target("stdout"), Target::Stdout);
+    assert_eq!(target("syslog"), Target::Syslog(SyslogSettings::default()));
     let path = PathBuf::from("/var/log/access.log");
-    assert_eq!(Target::parse("/var/log/access.log"), Target::File(path));
+    assert_eq!(target("/var/log/access.log"), Target::File(path, None));
 }

@@ -2,20 +2,19 @@
 //!
 //! Each thread appends to its own shard, so that requests do not meet at one lock. The writing
 //! thread sleeps while nothing is buffered, lets lines gather for a moment, then takes all shards
-//! by swapping their buffers and writes them.
+//! by swapping their buffers and writes them. What a server does not take now is tried again each second, while
+//! the shards fill up behind it.
 
+use super::output::{Done, Output, lines};
 use prometheus::IntCounter;
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
-use tracing::error;
+use tracing::{error, info};
 
 /// More than the threads that usually write, so that few share one.
 const SHARDS: usize = 16;
@@ -25,29 +24,12 @@ const SHARD_BYTES_MAX: usize = 1 << 20;
 const SHARD_BYTES_HURRY: usize = 1 << 17;
 /// How long lines gather: few writes under load, and nobody who watches the log notices.
 const GATHER: Duration = Duration::from_millis(100);
-/// How long to wait for a pipe that is full and set to non-blocking, before its lines are dropped.
-const PIPE_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two tries at a server that is away.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for the last lines.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// Between two reports of the same trouble.
 const REPORT_EVERY: Duration = Duration::from_mins(1);
-
-/// Where lines end up.
-#[derive(Debug, Clone)]
-pub enum Sink {
-    Stdout,
-    File(PathBuf),
-}
-
-impl Sink {
-    /// Standard output is duplicated: the standard library's own handle would buffer lines again.
-    fn open(&self) -> io::Result<File> {
-        match self {
-            Self::Stdout => Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
-            Self::File(path) => OpenOptions::new().append(true).create(true).open(path),
-        }
-    }
-}
 
 /// Lines written, and lines lost for whatever reason.
 pub struct Counters {
@@ -71,6 +53,8 @@ struct Shared {
     reopen: AtomicBool,
     closing: AtomicBool,
     counters: Counters,
+    /// What is wrong with the place that lines go to; none while they arrive.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Shared {
@@ -82,6 +66,7 @@ impl Shared {
             reopen: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             counters,
+            trouble: Mutex::default(),
         }
     }
 }
@@ -94,16 +79,11 @@ thread_local! {
 }
 
 impl Writer {
-    /// Opens the sink and starts the writing thread.
-    pub fn start(sink: Sink, counters: Counters) -> io::Result<Self> {
-        let file = sink.open()?;
-        Self::with_file(sink, file, counters)
-    }
-
-    fn with_file(sink: Sink, file: File, counters: Counters) -> io::Result<Self> {
+    /// Starts the writing thread.
+    pub fn start(output: Output, counters: Counters) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(counters));
         let (says_ended, ended) = channel();
-        let mut drain = Drain::new(Arc::clone(&shared), sink, file);
+        let mut drain = Drain::new(Arc::clone(&shared), output);
         let thread = thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || drain.run(says_ended))?
@@ -149,6 +129,11 @@ impl Writer {
         self.wake();
     }
 
+    /// What is wrong with the place that lines go to.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.shared.trouble).clone()
+    }
+
     fn wake(&self) {
         self.shared.pending.store(true, Ordering::Release);
         self.shared.hurry.store(true, Ordering::Release);
@@ -168,48 +153,57 @@ impl Drop for Writer {
 /// The writing thread.
 struct Drain {
     shared: Arc<Shared>,
-    sink: Sink,
-    file: File,
+    output: Output,
     /// Swapped with each shard in turn, so that none allocates again.
     spare: Vec<u8>,
-    /// The last write ended inside a line.
-    torn: bool,
+    /// What was not taken, and when it is tried again.
+    held: Vec<u8>,
+    again: Instant,
+    closing: bool,
     trouble: Trouble,
 }
 
 impl Drain {
-    fn new(shared: Arc<Shared>, sink: Sink, file: File) -> Self {
+    fn new(shared: Arc<Shared>, output: Output) -> Self {
         Self {
             shared,
-            sink,
-            file,
+            output,
             spare: Vec::new(),
-            torn: false,
+            held: Vec::new(),
+            again: Instant::now(),
+            closing: false,
             trouble: Trouble::default(),
         }
     }
 
     fn run(&mut self, says_ended: Sender<()>) {
-        loop {
+        while !self.closing {
             self.wait();
             // Before anything is looked at: what comes later then wakes us again. A swap, because
             // it also makes visible what was stored before the flag was raised.
             self.shared.pending.swap(false, Ordering::AcqRel);
             self.shared.hurry.swap(false, Ordering::AcqRel);
-            let closing = self.shared.closing.load(Ordering::Acquire);
-            if self.shared.reopen.swap(false, Ordering::AcqRel) {
-                self.open_anew();
+            self.closing = self.shared.closing.load(Ordering::Acquire);
+            if self.shared.reopen.swap(false, Ordering::AcqRel)
+                && let Err(why) = self.output.reopen()
+            {
+                self.report("cannot reopen the access log; the old file stays", 0, &why);
             }
             self.write_all();
-            if closing {
-                break;
-            }
         }
         drop(says_ended);
     }
 
-    /// Until there is something, and then for a moment more.
     fn wait(&self) {
+        if self.held.is_empty() {
+            self.wait_for_lines();
+        } else {
+            self.wait_for_another_try();
+        }
+    }
+
+    /// Until there is something, and then for a moment more.
+    fn wait_for_lines(&self) {
         while !self.shared.pending.load(Ordering::Acquire) {
             thread::park();
         }
@@ -223,18 +217,27 @@ impl Drain {
         }
     }
 
-    fn open_anew(&mut self) {
-        match self.sink.open() {
-            Ok(file) => {
-                self.file = file;
-                self.torn = false;
+    fn wait_for_another_try(&self) {
+        let told = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        while !told(&self.shared.closing) && !told(&self.shared.reopen) {
+            let left = self.again.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
             }
-            Err(why) => self.report("cannot reopen the access log; the old file stays", 0, &why),
+            thread::park_timeout(left);
         }
     }
 
+    /// What was held back first; the shards only when all of that is taken.
     fn write_all(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        if !held.is_empty() {
+            self.write(&held);
+        }
         for at in 0..SHARDS {
+            if !self.held.is_empty() {
+                return;
+            }
             let mut batch = std::mem::take(&mut self.spare);
             std::mem::swap(&mut *lock(&self.shared.shards[at]), &mut batch);
             if !batch.is_empty() {
@@ -247,48 +250,44 @@ impl Drain {
         }
     }
 
+    /// Holds back what was not taken, for another try; at the end of the process there is none.
     fn write(&mut self, batch: &[u8]) {
-        let mut done = 0;
-        if self.torn {
-            // Ends the half line, so that it spoils only itself.
-            match self.file.write(b"\n") {
-                Ok(1) => self.torn = false,
-                Ok(_) => {}
-                Err(why) => return self.lost(batch, 0, &why),
-            }
+        let done = self.output.write(batch);
+        let Done {
+            taken,
+            mut lost,
+            trouble,
+        } = done;
+        self.shared
+            .counters
+            .written
+            .inc_by(lines(&batch[..taken]) - lost);
+        let rest = &batch[taken..];
+        if self.closing {
+            lost += lines(rest);
+        } else if !rest.is_empty() {
+            self.held.extend_from_slice(rest);
+            self.again = Instant::now() + AGAIN;
         }
-        let mut patience: Option<Instant> = None;
-        while done < batch.len() {
-            match self.file.write(&batch[done..]) {
-                Ok(0) => return self.lost(batch, done, &ErrorKind::WriteZero.into()),
-                Ok(written) => done += written,
-                Err(why) if why.kind() == ErrorKind::Interrupted => {}
-                Err(why) if why.kind() == ErrorKind::WouldBlock => {
-                    let now = Instant::now();
-                    if now > *patience.get_or_insert(now + PIPE_PATIENCE) {
-                        return self.lost(batch, done, &why);
-                    }
-                    thread::park_timeout(Duration::from_millis(5));
-                }
-                Err(why) => return self.lost(batch, done, &why),
-            }
-        }
-        self.shared.counters.written.inc_by(lines(batch));
-    }
-
-    /// Counts what was and was not written of a batch, and says so.
-    fn lost(&mut self, batch: &[u8], done: usize, why: &io::Error) {
-        let written = lines(&batch[..done]);
-        let lost = lines(batch) - written;
-        self.torn |= done > 0 && batch[done - 1] != b'\n';
-        self.shared.counters.written.inc_by(written);
         self.shared.counters.dropped.inc_by(lost);
-        self.report("cannot write the access log; lines are lost", lost, why);
+        match trouble {
+            Some(why) => self.report("cannot write the access log", lost, &why),
+            None => self.recovered(),
+        }
     }
 
     fn report(&mut self, what: &str, lost: u64, why: &io::Error) {
+        *lock(&self.shared.trouble) = Some(why.to_string());
         if let Some(lines) = self.trouble.due(lost, Instant::now()) {
-            error!(lines, %why, "{what}");
+            error!(lost = lines, %why, "{what}");
+        }
+    }
+
+    fn recovered(&mut self) {
+        if lock(&self.shared.trouble).take().is_some()
+            && let Some(lines) = self.trouble.over()
+        {
+            info!(lost = lines, "the access log is written again");
         }
     }
 }
@@ -298,6 +297,8 @@ impl Drain {
 struct Trouble {
     reported: Option<Instant>,
     lost: u64,
+    /// The last report was of trouble.
+    told: bool,
 }
 
 impl Trouble {
@@ -309,12 +310,14 @@ impl Trouble {
             return None;
         }
         self.reported = Some(now);
+        self.told = true;
         Some(std::mem::take(&mut self.lost))
     }
-}
 
-fn lines(batch: &[u8]) -> u64 {
-    u64::try_from(memchr::memchr_iter(b'\n', batch).count()).unwrap_or(u64::MAX)
+    /// The lines lost since the last report, if that was of trouble: so who comes and goes is not told each time.
+    fn over(&mut self) -> Option<u64> {
+        std::mem::take(&mut self.told).then(|| std::mem::take(&mut self.lost))
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -324,10 +327,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::file::FileOutput;
+    use super::super::syslog::Syslog;
     use super::*;
+    use crate::observe::settings::{SyslogAddress, SyslogSettings};
+    use std::fs::File;
     use std::io::Read;
     use std::os::fd::OwnedFd;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    fn output(socket: UnixStream) -> Output {
+        Output::File(FileOutput::new(File::from(OwnedFd::from(socket))))
+    }
 
     fn counters() -> Counters {
         let counter = || IntCounter::new("a", "b").expect("valid");
@@ -341,11 +352,8 @@ mod tests {
     fn drain_to_socket() -> (Drain, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
         ours.set_nonblocking(true).expect("a socket");
-        let file = File::from(OwnedFd::from(ours));
-        (
-            Drain::new(Arc::new(Shared::new(counters())), Sink::Stdout, file),
-            theirs,
-        )
+        let drain = Drain::new(Arc::new(Shared::new(counters())), output(ours));
+        (drain, theirs)
     }
 
     #[test]
@@ -362,6 +370,9 @@ mod tests {
             let now = start + Duration::from_secs(second);
             assert_eq!(trouble.due(lost, now), expected, "{second}");
         }
+        let soon = start + Duration::from_secs(122);
+        assert_eq!(trouble.due(2, soon), None);
+        assert_eq!((trouble.over(), trouble.over()), (Some(2), None));
     }
 
     #[test]
@@ -374,7 +385,6 @@ mod tests {
         let dropped = drain.shared.counters.dropped.get();
         assert_eq!(written + dropped, 5000);
         assert!(dropped > 0, "the socket took five megabytes at once");
-        drain.torn = true;
         reader.set_nonblocking(true).expect("a socket");
         let mut read = Vec::new();
         let _ = reader.read_to_end(&mut read);
@@ -382,6 +392,49 @@ mod tests {
         drop(drain);
         let _ = reader.read_to_end(&mut read);
         assert!(read.ends_with(b"\nwhole\n"), "{}", read.len());
+        let torn = read.split(|byte| *byte == b'\n').map(<[u8]>::len);
+        assert_eq!(torn.filter(|length| *length == 999).count() as u64, written);
+    }
+
+    #[test]
+    fn a_server_that_is_away_is_tried_again_and_loses_nothing() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let path = dir.path().join("log");
+        let settings = SyslogSettings {
+            address: SyslogAddress::Unix(path.clone()),
+            ..SyslogSettings::default()
+        };
+        let output = Output::Syslog(Box::new(Syslog::new(&settings)));
+        let mut drain = Drain::new(Arc::new(Shared::new(counters())), output);
+        let push = |drain: &Drain, line: &[u8]| {
+            lock(&drain.shared.shards[3]).extend_from_slice(line);
+        };
+        push(&drain, b"1\n2\n");
+        drain.write_all();
+        assert_eq!(drain.held, b"1\n2\n");
+        assert!(lock(&drain.shared.trouble).is_some());
+        push(&drain, b"3\n");
+        drain.write_all();
+        assert_eq!(lock(&drain.shared.shards[3]).as_slice(), b"3\n", "it waits");
+        let server = UnixDatagram::bind(&path).expect("a socket");
+        drain.write_all();
+        for expected in ["1", "2", "3"] {
+            let mut bytes = [0; 200];
+            let length = server.recv(&mut bytes).expect("a message");
+            let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+            assert!(text.ends_with(&format!(" access - {expected}")), "{text}");
+        }
+        assert_eq!(drain.shared.counters.written.get(), 3);
+        assert_eq!(*lock(&drain.shared.trouble), None);
+        drop(server);
+        drain.closing = true;
+        push(&drain, b"4\n5\n");
+        drain.write_all();
+        assert_eq!(
+            drain.shared.counters.dropped.get(),
+            2,
+            "nobody is left to send them"
+        );
     }
 
     #[test]
@@ -397,8 +450,7 @@ mod tests {
     #[test]
     fn a_reader_that_stands_still_costs_lines_and_no_time() {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
-        let file = File::from(OwnedFd::from(ours));
-        let writer = Writer::with_file(Sink::Stdout, file, counters()).expect("a thread");
+        let writer = Writer::start(output(ours), counters()).expect("a thread");
         let line = [&[b'x'; 999][..], b"\n"].concat();
         let start = Instant::now();
         let mut pushed: u64 = 0;
