@@ -5,9 +5,14 @@
 
 mod connection;
 mod limits;
+mod live;
+mod page;
 
 pub use connection::serve;
 pub use limits::Caller;
+pub use live::{
+    Endpoint, Limits, Live, Model, Pool, Provider, Route, Rows, Rule, Target, in_short,
+};
 
 use crate::observe::metrics::{CONTENT_TYPE, Metrics};
 use async_trait::async_trait;
@@ -52,6 +57,9 @@ pub trait AdminView: Send + Sync {
     /// Pools, endpoints, health, requests in flight, revision of the configuration.
     fn status(&self) -> Value;
 
+    /// The figures and states of this moment, for those who show them live.
+    fn live(&self) -> Live;
+
     /// Reads the configuration again: the new revision, or what is wrong with it.
     async fn reload(&self) -> Result<u64, Value>;
 
@@ -78,10 +86,14 @@ struct Admin {
 
 fn router(view: Arc<dyn AdminView>, metrics: Arc<Metrics>) -> Router {
     Router::new()
+        .route("/", get(page::document))
+        .route("/status.js", get(page::script))
+        .route("/status.css", get(page::style))
         .route("/metrics", get(show_metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
         .route("/status", get(show_status))
+        .route("/status/live", get(live::show))
         .route("/status/limits", get(limits::show))
         .route("/limits/reset", post(limits::reset))
         .route("/reload", post(reload))

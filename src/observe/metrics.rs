@@ -3,23 +3,28 @@
 //! Invariant: label values come from the configuration, from the code or from a bounded set, never
 //! from a caller. A series lives as long as what it describes: see [`scope`].
 
+mod figures;
 mod handles;
 mod identity;
 mod limits;
 mod models;
 mod process;
 mod scope;
+mod spread;
 
+pub use figures::{Figures, ModelFigures, Process, RouteFigures, RuleFigures, Traffic};
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
 pub use identity::IdentityMetrics;
 pub use limits::{LimitMetrics, RuleMetrics, StoreMetrics};
 pub use models::{CallEnded, ModelMetrics};
 pub use process::resident_bytes;
+pub use spread::Spread;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};
 use scope::Living;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The name under which requests are counted that no route matches.
 pub const NO_ROUTE: &str = "none";
@@ -242,6 +247,7 @@ pub struct Metrics {
     rules: Living<RuleMetrics>,
     models: Living<ModelMetrics>,
     slots: handles::Slots,
+    born: Instant,
     /// Lines of the access log that reached its file.
     pub access_log_written: IntCounter,
     /// Lines of the access log that are lost.
@@ -283,6 +289,7 @@ impl Metrics {
             rules: Living::default(),
             models: Living::default(),
             slots: handles::Slots::default(),
+            born: Instant::now(),
         })
     }
 

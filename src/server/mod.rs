@@ -4,6 +4,7 @@ mod drain;
 mod identities;
 mod leave;
 mod listeners;
+mod live;
 mod memory;
 mod pools;
 pub mod process;

@@ -1,7 +1,7 @@
 //! The gateway as operators see it: readiness and `/status`.
 
 use super::Server;
-use crate::admin::{AdminView, Caller, Part};
+use crate::admin::{AdminView, Caller, Live, Part};
 use crate::base::client::Client;
 use crate::snapshot::{Catalogue, Identities, Upstream};
 use crate::stage::ai::breaker::BreakerStatus;
@@ -100,6 +100,10 @@ impl AdminView for Server {
             "providers": providers(&snapshot.catalogue),
             "targets": targets(&snapshot.catalogue),
         })
+    }
+
+    fn live(&self) -> Live {
+        self.gather_live(Instant::now())
     }
 
     async fn reload(&self) -> Result<u64, Value> {

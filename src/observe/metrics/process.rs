@@ -1,5 +1,6 @@
 //! The process's own figures, read from `/proc` at each scrape. Where there is no `/proc` they are absent.
 
+use super::Process;
 use std::fmt::Write;
 use std::fs;
 
@@ -65,6 +66,19 @@ pub fn write(text: &mut String) {
                 "# HELP process_{name} {help}\n# TYPE process_{name} {kind}\nprocess_{name} {value}\n"
             );
         }
+    }
+}
+
+/// The few of them that are shown live.
+pub fn figures() -> Process {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let (stat, status) = (read("/proc/self/stat"), read("/proc/self/status"));
+    let open = fs::read_dir("/proc/self/fd").map(Iterator::count);
+    Process {
+        cpu_seconds: cpu_seconds(&stat),
+        memory_bytes: kib(&status, "VmRSS:"),
+        threads: number_after(&status, "Threads:"),
+        open_files: open.ok().and_then(number),
     }
 }
 
