@@ -61,7 +61,7 @@ build-needs:
 	@command -v $(CARGO) >/dev/null || { echo "no $(CARGO): install Rust from https://rustup.rs, then try again" >&2; exit 1; }
 	@.ci/install cmake cc:build-essential
 test-needs:
-	@.ci/install redis-server
+	@.ci/install redis-server chromium
 	@.ci/sdks
 bench-needs:
 	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux redis-server

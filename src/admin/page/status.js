@@ -228,26 +228,34 @@ const sum = (rows, of) => rows.rows.reduce((all, row) => all + of(row), 0);
 
 function showCards(now, then) {
   const per = (of) => rate(now, then, of);
-  const took = since(now.traffic.duration, then && then.traffic.duration);
-  const requests = per((live) => live.traffic.requests);
-  const errors = per((live) => live.traffic.errors);
-  const share = requests ? (100 * errors / requests).toFixed(errors ? 2 : 0) + " % of requests" : "no requests";
-  card("Requests per second", number(requests), `${count(now.traffic.requests)} since the start`, "", curveOf((live) => live.traffic.requests));
-  card("Errors per second", number(errors), share, errors > 0 ? "bad" : "", curveOf((live) => live.traffic.errors));
-  card("Time of a request", duration(quantile(took, 0.5)), `99 % within ${duration(quantile(took, 0.99))}`, "", looks.slice(1).map((live, nth) => quantile(since(live.traffic.duration, looks[nth].traffic.duration), 0.5) || 0));
-  card("In flight", count(now.traffic.in_flight), `${count(now.traffic.connections)} connections, ${count(now.traffic.websockets)} WebSockets`, "", looks.slice(1).map((live) => live.traffic.in_flight));
-  const refused = per((live) => sum(live.rules, (rule) => rule.refused));
-  const shed = per((live) => live.traffic.shed);
-  card("Refused per second", number(refused === null ? null : refused + shed), `limits ${number(refused)}, shield ${number(shed)}`, refused + shed > 0 ? "warn" : "");
-  const mode = { memory: "counted in memory", redis: `counted in Redis, ${now.limits.instances} instances`, local: "Redis is gone: counted here" };
-  card("Limits", now.limits.mode || "–", mode[now.limits.mode] || "", now.limits.mode === "local" ? "bad" : "");
-  card("Traffic", bytes(per((live) => live.traffic.bytes_out)) + "/s", `out; in ${bytes(per((live) => live.traffic.bytes_in))}/s`, "");
-  const cpu = per((live) => live.process.cpu_seconds || 0);
-  card("Memory", bytes(now.process.memory_bytes), `CPU ${cpu === null ? "–" : (100 * cpu).toFixed(0) + " %"}, ${count(now.process.threads)} threads, ${count(now.process.open_files)} files`, "");
+  // What each look of the last minute gives, with the one before it.
+  const minute = (of) => looks.slice(1).map((live, nth) => of(live, looks[nth]) || 0);
+  const requests = (live) => live.traffic.requests, errors = (live) => live.traffic.errors;
+  const all = per(requests), bad = per(errors);
+  const share = all ? `${(100 * bad / all).toFixed(bad ? 2 : 0)} % of requests` : "no requests";
+  card("Requests per second", number(all), `${count(now.traffic.requests)} since the start`, "", curveOf(requests));
+  card("Errors per second", number(bad), share, bad > 0 ? "bad" : "", curveOf(errors));
+  const took = (live, old) => since(live.traffic.duration, old && old.traffic.duration);
+  card("Time of a request", duration(quantile(took(now, then), 0.5)), `99 % within ${duration(quantile(took(now, then), 0.99))}`, "",
+    minute((live, old) => quantile(took(live, old), 0.5)));
+  card("In flight", count(now.traffic.in_flight), `connections ${count(now.traffic.connections)}, WebSockets ${count(now.traffic.websockets)}`, "",
+    minute((live) => live.traffic.in_flight));
+  const limited = (live) => sum(live.rules, (rule) => rule.refused), shed = (live) => live.traffic.shed;
+  const refused = then ? per(limited) + per(shed) : null;
+  card("Refused per second", number(refused), `limits (${now.limits.mode}) ${number(per(limited))}, shield ${number(per(shed))}`,
+    refused > 0 ? "warn" : "", curveOf((live) => limited(live) + shed(live)));
+  const out = (live) => live.traffic.bytes_out;
+  card("Bytes out per second", bytes(per(out)), `in ${bytes(per((live) => live.traffic.bytes_in))}`, "", curveOf(out));
+  const cpu = (live) => live.process.cpu_seconds || 0, used = per(cpu);
+  card("CPU", used === null ? "–" : `${(100 * used).toFixed(0)} %`, `of one processor; ${count(now.process.threads)} threads`, "", curveOf(cpu));
+  card("Memory", bytes(now.process.memory_bytes), `open files ${count(now.process.open_files)}`, "", minute((live) => live.process.memory_bytes));
   if (!now.targets.rows.length) return;
-  const first = since(merged(now.models.rows.map((model) => model.first_token)), then && merged(then.models.rows.map((model) => model.first_token)));
-  card("Tokens out per second", number(per((live) => sum(live.models, (model) => model.tokens_out))), `in ${number(per((live) => sum(live.models, (model) => model.tokens_in)))} per second`, "", curveOf((live) => sum(live.models, (model) => model.tokens_out)));
-  card("First word of a model", duration(quantile(first, 0.5)), `99 % within ${duration(quantile(first, 0.99))}`, "");
+  const tokens = (live) => sum(live.models, (model) => model.tokens_out);
+  card("Tokens out per second", number(per(tokens)), `in ${number(per((live) => sum(live.models, (model) => model.tokens_in)))}`, "", curveOf(tokens));
+  const words = (live) => merged(live.models.rows.map((model) => model.first_token));
+  const first = (live, old) => since(words(live), old && words(old));
+  card("First word of a model", duration(quantile(first(now, then), 0.5)), `99 % within ${duration(quantile(first(now, then), 0.99))}`, "",
+    minute((live, old) => quantile(first(live, old), 0.5)));
 }
 
 /// Looks rows of a list up in the look before.

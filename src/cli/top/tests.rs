@@ -174,7 +174,7 @@ fn models_targets_keys_and_limits_are_shown_where_there_are_any() {
         (" MODEL", "1ST WORD"),
         (" smart", "openai"),
         (" openai/gpt-5", "open          12 s          4    320 ms"),
-        (" openai", "some rest         2          1"),
+        (" openai", "some rest        2          1"),
         (" per_user", "100         20"),
         (" tokens in/s", "100k"),
         (" app", "connect: refused?[2J"),
