@@ -1,7 +1,9 @@
 //! `onemind top`: what an operator sees of a running gateway, and how the terminal is left.
 
 use crate::ai::{Ai, Speaks};
-use crate::harness::{Gateway, Load, Port, Relay, Terminal, Upstream, eventually, finish};
+use crate::harness::{
+    BlackHole, Gateway, Load, Port, Relay, Terminal, Upstream, eventually, finish,
+};
 use std::process::Command;
 
 fn top(arguments: &[&str]) -> Command {
@@ -155,6 +157,20 @@ async fn a_terminal_is_drawn_on_resized_and_given_back() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn nobody_is_kept_waiting_by_a_gateway_that_hangs() {
+    let hole = BlackHole::dig();
+    let mut terminal = Terminal::run(&mut top(&["--admin", &hole.to_string()]), 80, 24);
+    // Drawn before anything is answered, and it will not be.
+    terminal.shows(" onemind ").await;
+    terminal.type_in("xyq");
+    assert!(terminal.exit().await.success());
+    assert!(terminal.is_as_before());
+    let hole = hole.to_string();
+    let (good, said) = blocking(move || once(&["--admin", &hole])).await;
+    assert!(!good && said.contains("no answer within 2 s"), "{said}");
 }
 
 #[tokio::test]

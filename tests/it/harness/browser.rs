@@ -136,8 +136,10 @@ impl Tab {
 
     /// What an expression is, as JSON.
     pub async fn value(&mut self, expression: &str) -> Value {
-        let wanted =
-            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let wanted = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true,
+            // As the page itself would be treated.
+            "allowUnsafeEvalBlockedByCSP": false,
+        });
         let answer = self.ask("Runtime.evaluate", wanted).await;
         assert!(
             answer.get("exceptionDetails").is_none(),
