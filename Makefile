@@ -61,8 +61,9 @@ build-needs:
 	@command -v $(CARGO) >/dev/null || { echo "no $(CARGO): install Rust from https://rustup.rs, then try again" >&2; exit 1; }
 	@.ci/install cmake cc:build-essential
 test-needs:
-	@.ci/install redis-server chromium
+	@.ci/install redis-server
 	@.ci/sdks
+	@.ci/install chromium
 bench-needs:
 	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux redis-server
 bench-ai-needs:

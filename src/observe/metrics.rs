@@ -10,15 +10,13 @@ mod limits;
 mod models;
 mod process;
 mod scope;
-mod spread;
 
-pub use figures::{Figures, ModelFigures, Process, RouteFigures, RuleFigures, Traffic};
+pub use figures::{Figures, ModelFigures, Process, RouteFigures, RuleFigures, Spread, Traffic};
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
 pub use identity::IdentityMetrics;
 pub use limits::{LimitMetrics, RuleMetrics, StoreMetrics};
 pub use models::{CallEnded, ModelMetrics};
 pub use process::resident_bytes;
-pub use spread::Spread;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 use prometheus::{Opts, Registry, TextEncoder};

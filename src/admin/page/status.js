@@ -128,8 +128,11 @@ function element(kind, of, className) {
   return made;
 }
 
+// What is not seen, and what turns the direction of writing.
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+
 function say(where, text) {
-  text = String(text);
+  text = String(text).replace(UNSEEN, "\ufffd");
   if (where.textContent !== text) where.textContent = text;
 }
 

@@ -2,7 +2,10 @@
 //!
 //! All are counted from the start of the process; whoever shows them takes differences.
 
-use super::spread::Spread;
+mod spread;
+
+pub use spread::Spread;
+
 use super::{Metrics, process};
 use crate::base::ending::{Ending, Fault};
 use prometheus::core::Collector;

@@ -1,6 +1,5 @@
 //! The process's own figures, read from `/proc` at each scrape. Where there is no `/proc` they are absent.
 
-use super::Process;
 use std::fmt::Write;
 use std::fs;
 
@@ -69,19 +68,6 @@ pub fn write(text: &mut String) {
     }
 }
 
-/// The few of them that are shown live.
-pub fn figures() -> Process {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let (stat, status) = (read("/proc/self/stat"), read("/proc/self/status"));
-    let open = fs::read_dir("/proc/self/fd").map(Iterator::count);
-    Process {
-        cpu_seconds: cpu_seconds(&stat),
-        memory_bytes: kib(&status, "VmRSS:"),
-        threads: number_after(&status, "Threads:"),
-        open_files: open.ok().and_then(number),
-    }
-}
-
 /// Bytes of the process that are in RAM; none where there is no `/proc`.
 pub fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -100,6 +86,19 @@ fn stat_field(stat: &str, field: usize) -> Option<f64> {
 
 fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((stat_field(stat, 14)? + stat_field(stat, 15)?) / TICKS_PER_SECOND)
+}
+
+/// The few of them that are shown live.
+pub fn figures() -> super::Process {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let (stat, status) = (read("/proc/self/stat"), read("/proc/self/status"));
+    let open = fs::read_dir("/proc/self/fd").map(Iterator::count);
+    super::Process {
+        cpu_seconds: cpu_seconds(&stat),
+        memory_bytes: kib(&status, "VmRSS:"),
+        threads: number_after(&status, "Threads:"),
+        open_files: open.ok().and_then(number),
+    }
 }
 
 fn started(stat: &str, system: &str) -> Option<f64> {

@@ -96,7 +96,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// The same cases are asked of the page in a browser: both reckon alike.
-    const CASES: &str = include_str!("../../../tests/golden/live/quantiles.json");
+    const CASES: &str = include_str!("../../../../tests/golden/live/quantiles.json");
 
     #[derive(Deserialize)]
     struct Case {
