@@ -57,9 +57,6 @@ pub trait AdminView: Send + Sync {
     /// Pools, endpoints, health, requests in flight, revision of the configuration.
     fn status(&self) -> Value;
 
-    /// The figures and states of this moment, for those who show them live.
-    fn live(&self) -> Live;
-
     /// Reads the configuration again: the new revision, or what is wrong with it.
     async fn reload(&self) -> Result<u64, Value>;
 
@@ -71,6 +68,9 @@ pub trait AdminView: Send + Sync {
 
     /// Lets another program take the place of this one: its process id, or why this one goes on.
     async fn upgrade(&self) -> Result<u32, String>;
+
+    /// The figures and states of this moment, for those who show them live.
+    fn live(&self) -> Live;
 
     /// Sets the gauges that are read only when somebody looks.
     fn refresh_metrics(&self);

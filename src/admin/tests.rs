@@ -50,13 +50,6 @@ impl AdminView for View {
         json!({ "revision": self.revision.load(Ordering::SeqCst) })
     }
 
-    fn live(&self) -> Live {
-        Live {
-            pid: 7,
-            ..Live::default()
-        }
-    }
-
     async fn reload(&self) -> Result<u64, Value> {
         let now = self.reloading_now.fetch_add(1, Ordering::SeqCst) + 1;
         self.reloading_most.fetch_max(now, Ordering::SeqCst);
@@ -86,6 +79,13 @@ impl AdminView for View {
             return Err("it is broken".to_owned());
         }
         Ok(7)
+    }
+
+    fn live(&self) -> Live {
+        Live {
+            pid: 7,
+            ..Live::default()
+        }
     }
 
     fn refresh_metrics(&self) {

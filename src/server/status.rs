@@ -102,10 +102,6 @@ impl AdminView for Server {
         })
     }
 
-    fn live(&self) -> Live {
-        self.gather_live(Instant::now())
-    }
-
     async fn reload(&self) -> Result<u64, Value> {
         self.try_reload().await
     }
@@ -139,6 +135,10 @@ impl AdminView for Server {
 
     async fn upgrade(&self) -> Result<u32, String> {
         Self::upgrade(self).await
+    }
+
+    fn live(&self) -> Live {
+        self.gather_live(Instant::now())
     }
 
     fn refresh_metrics(&self) {
