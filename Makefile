@@ -63,6 +63,7 @@ build-needs:
 test-needs:
 	@.ci/install redis-server prometheus promtool:prometheus curl jq unshare:util-linux mkfifo:coreutils
 	@.ci/sdks
+	@.ci/install chromium
 bench-needs:
 	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux redis-server
 bench-ai-needs:

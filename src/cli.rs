@@ -1,5 +1,7 @@
 //! What the words of the command line do.
 
+mod top;
+
 use crate::base::units::Moment;
 use crate::config::{self, Loaded};
 use crate::demo;
@@ -52,6 +54,8 @@ pub enum Command {
     Ready(File),
     /// Let the program that is on disk now take the place of the running one; exit 0 or 1
     Upgrade(File),
+    /// Watch a running gateway: traffic, pools, models and limits, in the terminal
+    Top(top::Options),
     /// Start the gateway in front of three example backends, with a certificate made on the spot
     Demo(demo::Options),
 }
@@ -121,6 +125,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Schema => print(&format!("{:#}\n", config::schema())),
         Command::Ready(file) => ready(&file.config),
         Command::Upgrade(file) => upgrade(&file.config),
+        Command::Top(options) => top::run(&options),
         Command::Demo(options) => finish(demo::run(&options).map(|()| End::Drained)),
     }
 }
@@ -245,14 +250,8 @@ fn upgrade(path: &Path) -> ExitCode {
 }
 
 /// The answer of a gateway's admin listener, head and body.
-fn ask(mut admin: SocketAddr, what: &str, limit: Duration) -> io::Result<String> {
-    if admin.ip().is_unspecified() {
-        admin.set_ip(match admin.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    let mut stream = TcpStream::connect_timeout(&admin, READY_TIME_MAX)?;
+fn ask(admin: SocketAddr, what: &str, limit: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&loopback_of(admin), READY_TIME_MAX)?;
     stream.set_read_timeout(Some(limit))?;
     write!(
         stream,
@@ -261,6 +260,17 @@ fn ask(mut admin: SocketAddr, what: &str, limit: Duration) -> io::Result<String>
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+/// Where this machine reaches what listens on all addresses.
+fn loopback_of(mut admin: SocketAddr) -> SocketAddr {
+    if admin.ip().is_unspecified() {
+        admin.set_ip(match admin.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    admin
 }
 
 fn body_of(answer: &str) -> &str {

@@ -6,9 +6,14 @@
 mod connection;
 mod limits;
 mod log;
+mod live;
+mod page;
 
 pub use connection::serve;
 pub use limits::Caller;
+pub use live::{
+    Endpoint, Limits, Live, Model, Pool, Provider, Route, Rows, Rule, Target, in_short,
+};
 
 use crate::observe::logging::Level;
 use crate::observe::metrics::{CONTENT_TYPE, Metrics};
@@ -72,6 +77,9 @@ pub trait AdminView: Send + Sync {
     /// Lets another program take the place of this one: its process id, or why this one goes on.
     async fn upgrade(&self) -> Result<u32, String>;
 
+    /// The figures and states of this moment, for those who show them live.
+    fn live(&self) -> Live;
+
     /// Sets the gauges that are read only when somebody looks.
     fn refresh_metrics(&self);
 }
@@ -86,10 +94,14 @@ struct Admin {
 
 fn router(view: Arc<dyn AdminView>, metrics: Arc<Metrics>) -> Router {
     Router::new()
+        .route("/", get(page::document))
+        .route("/status.js", get(page::script))
+        .route("/status.css", get(page::style))
         .route("/metrics", get(show_metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
         .route("/status", get(show_status))
+        .route("/status/live", get(live::show))
         .route("/status/limits", get(limits::show))
         .route("/limits/reset", post(limits::reset))
         .route("/log", get(log::show).post(log::set))

@@ -91,6 +91,13 @@ impl AdminView for View {
         Ok(7)
     }
 
+    fn live(&self) -> Live {
+        Live {
+            pid: 7,
+            ..Live::default()
+        }
+    }
+
     fn refresh_metrics(&self) {
         if let Some(metrics) = &self.metrics {
             metrics.certificate("seen at scrape", 7);
@@ -184,6 +191,13 @@ async fn each_page_answers_as_promised() {
         ("GET /readyz HTTP/1.1", 200),
         ("GET /status HTTP/1.1", 200),
         ("HEAD /status HTTP/1.1", 200),
+        ("GET /status/live HTTP/1.1", 200),
+        ("GET / HTTP/1.1", 404),
+        ("GET / HTTP/1.1\r\naccept: application/json, */*", 404),
+        ("GET / HTTP/1.1\r\naccept: text/html,*/*;q=0.8", 200),
+        ("GET /status.js HTTP/1.1", 200),
+        ("GET /status.css HTTP/1.1", 200),
+        ("POST / HTTP/1.1", 405),
         ("GET /metrics HTTP/1.1", 200),
         ("POST /reload HTTP/1.1", 200),
         ("GET /reload HTTP/1.1", 405),
@@ -228,6 +242,30 @@ async fn the_metrics_page_is_prometheus_text_with_gauges_of_this_moment() {
         "# TYPE process_cpu_seconds_total counter\n",
     ] {
         assert!(answer.contains(line), "{line} in {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_may_load_nothing_from_elsewhere_and_run_nothing_inline() {
+    let admin = start().await;
+    for (head, kind) in [
+        ("GET / HTTP/1.1\r\naccept: text/html", "text/html"),
+        ("GET /status.js HTTP/1.1", "text/javascript"),
+        ("GET /status.css HTTP/1.1", "text/css"),
+    ] {
+        let answer = admin.ask(head).await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
+        for part in [
+            &format!("content-type: {kind}; charset=utf-8"),
+            "content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';",
+            "frame-ancestors 'none'",
+            "x-content-type-options: nosniff",
+        ] {
+            assert!(head.contains(part), "{part} in {head}");
+        }
+        for elsewhere in ["https://", "<style", "innerHTML", "style=\""] {
+            assert!(!body.contains(elsewhere), "{elsewhere} in {kind}");
+        }
     }
 }
 

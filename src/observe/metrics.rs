@@ -3,6 +3,7 @@
 //! Invariant: label values come from the configuration, from the code or from a bounded set, never
 //! from a caller. A series lives as long as what it describes: see [`scope`].
 
+mod figures;
 mod handles;
 mod identity;
 mod limits;
@@ -12,6 +13,7 @@ mod scope;
 mod traces;
 mod unit;
 
+pub use figures::{Figures, ModelFigures, Process, RouteFigures, RuleFigures, Spread, Traffic};
 pub use handles::{Counted, EndpointMetrics, Finished, ListenerMetrics, PoolMetrics, RouteMetrics};
 pub use identity::IdentityMetrics;
 pub use limits::{LimitMetrics, RuleMetrics, StoreMetrics};
@@ -24,6 +26,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaug
 use prometheus::{Opts, Registry, TextEncoder};
 use scope::Living;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The name under which requests are counted that no route matches.
 pub const NO_ROUTE: &str = "none";
@@ -267,6 +270,7 @@ pub struct Metrics {
     rules: Living<RuleMetrics>,
     models: Living<ModelMetrics>,
     slots: handles::Slots,
+    born: Instant,
     /// Lines of the access log that reached its file.
     pub access_log_written: IntCounter,
     /// Lines of the access log that are lost.
@@ -326,6 +330,7 @@ impl Metrics {
             rules: Living::default(),
             models: Living::default(),
             slots: handles::Slots::default(),
+            born: Instant::now(),
         })
     }
 

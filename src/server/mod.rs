@@ -5,6 +5,7 @@ mod identities;
 mod leave;
 mod listeners;
 mod log;
+mod live;
 mod memory;
 mod pools;
 pub mod process;

@@ -2,7 +2,7 @@
 
 use super::Server;
 use super::log::LogLevel;
-use crate::admin::{AdminView, Caller, Part};
+use crate::admin::{AdminView, Caller, Live, Part};
 use crate::base::client::Client;
 use crate::observe::logging::Level;
 use crate::snapshot::{Catalogue, Identities, Upstream};
@@ -147,6 +147,10 @@ impl AdminView for Server {
 
     async fn upgrade(&self) -> Result<u32, String> {
         Self::upgrade(self).await
+    }
+
+    fn live(&self) -> Live {
+        self.gather_live(Instant::now())
     }
 
     fn refresh_metrics(&self) {

@@ -1,6 +1,7 @@
 //! Four words for tests: `Gateway::start`, `Upstream::replying`, `client.get`, `gateway.metric`.
 //! Each is RAII: dropping it stops it. Every wait has a deadline.
 
+mod browser;
 mod certs;
 mod client;
 mod client_h2;
@@ -14,13 +15,16 @@ mod redis;
 mod redis_cluster;
 #[cfg(test)]
 mod tests;
+mod relay;
 mod reply;
+mod terminal;
 mod tokens;
 mod upstream;
 mod upstream_h2;
 mod wire;
 mod ws;
 
+pub use browser::{Browser, Tab};
 pub use certs::{Authority, Leaf};
 pub use client::{Answer, Client, Tls};
 pub use client_h2::ClientH2;
@@ -35,7 +39,9 @@ pub use provider::{
 };
 pub use redis::RedisServer;
 pub use redis_cluster::RedisCluster;
+pub use relay::Relay;
 pub use reply::{Reply, Seen};
+pub use terminal::Terminal;
 pub use tokens::{KeyIssuer, Signer, claims, key_set, unix_now};
 pub use upstream::Upstream;
 pub use upstream_h2::{ReplyH2, UpstreamH2, map_of};
