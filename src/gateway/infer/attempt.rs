@@ -10,8 +10,9 @@ use crate::gateway::attempt::Held;
 use crate::gateway::context::Attempt;
 use crate::gateway::life::Stop;
 use crate::snapshot::{Provider, Target};
+use crate::stage::ai::count;
 use crate::stage::ai::dialect::{Dialect, Wants};
-use crate::stage::ai::fault::FaultKind;
+use crate::stage::ai::fault::{FaultKind, Malformed};
 use crate::stage::ai::key_ring::Why;
 use crate::stage::ai::provider::{Operation, Way};
 use crate::stage::ai::relay::{Broke, Relay};
@@ -197,7 +198,7 @@ impl<'a> Run<'a> {
 
     /// In whose words this target answers.
     fn dialect_of(&self, way: &Way) -> &'static dyn Dialect {
-        let spoken = way.operation.dialect();
+        let spoken = way.operation.dialect().or(way.operation.counts());
         spoken.unwrap_or(self.task.door.dialect).dialect()
     }
 
@@ -291,7 +292,7 @@ impl<'a> Run<'a> {
         let read = if is(answered, "application/json") {
             dialect.read_reply(&body)
         } else {
-            Err(crate::stage::ai::fault::Malformed("no JSON".to_owned()))
+            Err(Malformed("no JSON".to_owned()))
         };
         let reply = match read {
             Ok(reply) => reply,
@@ -354,6 +355,10 @@ impl<'a> Run<'a> {
         if !crate::stage::ai::json::is_answer(&body) {
             return Ok(Tried::Failed(Failed::malformed("JSON that is no answer")));
         }
+        let body = match self.in_callers_words(trying.way, body) {
+            Ok(body) => body,
+            Err(malformed) => return Ok(Tried::Failed(Failed::malformed(&malformed.0))),
+        };
         self.waited();
         let usage = crate::stage::ai::usage::of_other(&body);
         let prompt = self.task.prompt_tokens;
@@ -369,6 +374,18 @@ impl<'a> Run<'a> {
             self.end(Ending::Completed);
         }
         Ok(Tried::Ended)
+    }
+
+    /// A count of tokens is told as the caller's SDK reads it; everything else that generates no words is passed on.
+    fn in_callers_words(&self, way: &Way, body: Bytes) -> Result<Bytes, Malformed> {
+        let door = &self.task.door;
+        match way.operation.counts() {
+            Some(of) if !self.passes_through(way) => {
+                let tokens = count::read(of, &body)?;
+                Ok(count::write(door.dialect, tokens).into())
+            }
+            _ => Ok(body),
+        }
     }
 
     async fn pass_raw(

@@ -10,6 +10,7 @@ use crate::gateway::timer::Timer;
 use crate::gateway::{endings, identify, limit, shed};
 use crate::snapshot::{AiRoute, Plan, Route, Target, Targets};
 use crate::stage::ai::call::Call;
+use crate::stage::ai::count;
 use crate::stage::ai::dialect::InPath;
 use crate::stage::ai::door::{self, Door, NoDoor};
 use crate::stage::ai::fault::{CallFault, FaultKind};
@@ -65,7 +66,10 @@ impl Task {
             model: self.door.model.as_deref(),
             stream: self.stream,
         };
-        let call = self.door.dialect.dialect().read_call(&self.body, &path)?;
+        let call = match self.door.operation.counts() {
+            Some(dialect) => count::read_call(dialect, &self.body, &path)?,
+            None => self.door.dialect.dialect().read_call(&self.body, &path)?,
+        };
         Ok(self.call.get_or_init(|| call))
     }
 
@@ -298,11 +302,7 @@ pub fn order(
 
 fn can(target: &Target, model: &str, door: &Door) -> bool {
     let kind = target.provider.kind;
-    if door.generates() {
-        kind.dialect(door.operation, model).is_some()
-    } else {
-        kind.way_to(door.operation, model).is_some()
-    }
+    kind.way_for(door.operation, model).is_some()
 }
 
 /// What is compressed cannot be looked at, and no SDK sends it so.

@@ -4,6 +4,7 @@ use super::send::Question;
 use super::{Failed, Run, headers};
 use crate::gateway::trace;
 use crate::snapshot::Target;
+use crate::stage::ai::count;
 use crate::stage::ai::dialect::DialectName;
 use crate::stage::ai::fault::CallFault;
 use crate::stage::ai::form;
@@ -19,11 +20,7 @@ impl Run<'_> {
         let kind = target.provider.kind;
         let operation = self.task.door.operation;
         let model = self.task.plan.model_at(target);
-        if self.task.door.generates() {
-            kind.dialect(operation, model)
-        } else {
-            kind.way_to(operation, model)
-        }
+        kind.way_for(operation, model)
     }
 
     /// Whether the target is asked in the caller's own words.
@@ -99,9 +96,15 @@ impl Run<'_> {
         model.clone_into(&mut call.model);
         call.stream = self.task.stream;
         call.include_usage = target.provider.kind.habits.include_usage;
-        let dialect = way.operation.dialect().unwrap_or(DialectName::Chat);
+        let counts = way.operation.counts();
+        let dialect = way.operation.dialect().or(counts);
+        let dialect = dialect.unwrap_or(DialectName::Chat);
         let written = dialect.dialect().write_call(&call)?;
         self.dropped = written.dropped;
+        if counts.is_some() {
+            let at_top = *target.provider.kind == VERTEX;
+            return Ok(count::ask(dialect, &written.body, model, at_top).into());
+        }
         let habits = &target.provider.kind.habits;
         if dialect == DialectName::Chat && habits.max_tokens == MaxTokens::Plain {
             return Ok(with_max_tokens(written.body).into());

@@ -55,6 +55,7 @@ pub fn find(method: &Method, path: &str, speaks: Option<DialectName>) -> Result<
     let (dialect, operation) = match place {
         "/chat/completions" => (DialectName::Chat, Operation::Chat),
         "/responses" => (DialectName::Responses, Operation::Responses),
+        "/responses/input_tokens" => (DialectName::Responses, Operation::ResponsesInputTokens),
         "/messages" => (DialectName::Messages, Operation::Messages),
         "/messages/count_tokens" => (DialectName::Messages, Operation::MessagesCountTokens),
         "/realtime" => return get(method, Door::new(DialectName::Chat, Operation::Realtime)),
@@ -239,6 +240,13 @@ mod tests {
                 "/v1/responses",
                 Responses,
                 Operation::Responses,
+                None,
+            ),
+            (
+                &post,
+                "/v1/responses/input_tokens",
+                Responses,
+                Operation::ResponsesInputTokens,
                 None,
             ),
             (&post, "/v1/messages", Messages, Operation::Messages, None),

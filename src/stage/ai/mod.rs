@@ -8,6 +8,7 @@ pub mod allowance;
 pub mod base_url;
 pub mod breaker;
 pub mod call;
+pub mod count;
 pub mod dialect;
 pub mod door;
 pub mod effort;

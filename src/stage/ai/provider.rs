@@ -10,6 +10,7 @@ pub use kinds::{
     MISTRAL, OPENAI, OPENROUTER, PERPLEXITY, TOGETHER, VERTEX, XAI,
 };
 
+use super::count::COUNTS;
 use super::fault::FaultKind;
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -92,6 +93,8 @@ pub enum Operation {
     Moderations,
     Models,
     Realtime,
+    /// `OpenAI`'s `/v1/responses/input_tokens`.
+    ResponsesInputTokens,
     /// Anthropic's `/v1/messages/count_tokens`.
     MessagesCountTokens,
     /// Gemini's `:countTokens`.
@@ -147,6 +150,7 @@ impl Operation {
             Self::Moderations => "moderations",
             Self::Models => "models",
             Self::Realtime => "realtime",
+            Self::ResponsesInputTokens => "responses_input_tokens",
             Self::MessagesCountTokens => "messages_count_tokens",
             Self::CountTokens => "count_tokens",
             Self::EmbedContent => "embed_content",
@@ -202,6 +206,25 @@ impl Kind {
         let fits = |way: &&Way| way.operation.is_dialect() && way.takes(model);
         let same = self.way(with).filter(fits);
         same.or_else(|| self.ways.iter().find(fits))
+    }
+
+    /// How it is asked how many tokens a prompt has, which a caller gives in the words of `with`: in the same ones
+    /// if it can be.
+    pub fn count_way(&self, with: Operation, model: &str) -> Option<&'static Way> {
+        let all = std::iter::once(with).chain(COUNTS);
+        all.filter_map(|operation| self.way_to(operation, model))
+            .next()
+    }
+
+    /// How a target is asked what a caller came for, in the caller's words where the provider knows them.
+    pub fn way_for(&self, operation: Operation, model: &str) -> Option<&'static Way> {
+        if operation.is_dialect() {
+            self.dialect(operation, model)
+        } else if operation.counts().is_some() {
+            self.count_way(operation, model)
+        } else {
+            self.way_to(operation, model)
+        }
     }
 
     /// Whether a key must be shown; a server of one's own may want none.
@@ -478,6 +501,45 @@ mod tests {
         let counts = |model| VERTEX.way_to(Operation::CountTokens, model).is_some();
         assert!(counts("gemini-2.5-pro") && !counts("claude-x"));
         assert!(OPENAI.way_to(Operation::Embeddings, "claude-x").is_some());
+    }
+
+    #[test]
+    fn a_prompt_is_counted_by_whoever_can_count() {
+        use Operation::{CountTokens, MessagesCountTokens, ResponsesInputTokens};
+        for (kind, asked, model, way) in [
+            (
+                &OPENAI,
+                ResponsesInputTokens,
+                "m",
+                Some("/responses/input_tokens"),
+            ),
+            (
+                &OPENAI,
+                MessagesCountTokens,
+                "m",
+                Some("/responses/input_tokens"),
+            ),
+            (
+                &ANTHROPIC,
+                CountTokens,
+                "m",
+                Some("/v1/messages/count_tokens"),
+            ),
+            (
+                &VERTEX,
+                ResponsesInputTokens,
+                "m",
+                Some("/publishers/google/models/m:countTokens"),
+            ),
+            (&VERTEX, CountTokens, "claude-x", None),
+            (&COMPATIBLE, ResponsesInputTokens, "m", None),
+            // Its API without versions answers 404 to it.
+            (&AZURE, ResponsesInputTokens, "m", None),
+        ] {
+            let found = kind.way_for(asked, model).map(|way| way.path(model, false));
+            assert_eq!(found.as_deref(), way, "{} {asked:?}", kind.name);
+        }
+        assert!(AZURE.way(Operation::Realtime).is_some());
     }
 
     #[test]

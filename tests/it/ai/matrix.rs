@@ -1,7 +1,7 @@
 //! Every dialect to every provider.
 
 use super::{ALL, Ai, Speaks, hear, refusal};
-use crate::harness::{Client, Gateway, PROVIDER_KEY, Provider};
+use crate::harness::{Client, Fault, Gateway, PROVIDER_KEY, Provider, Trouble};
 use serde_json::json;
 
 const WORDS: &str = "one two three";
@@ -225,6 +225,46 @@ async fn what_is_not_for_words_is_passed_to_a_provider_that_does_it() {
         )
         .await;
     assert_eq!(refusal(Speaks::Chat, &answer).0, 404);
+    ai.gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_prompt_is_counted_in_whoevers_words_it_is_given() {
+    let ai = Ai::start("", "routes: { ai: { ai: {} } }\n").await;
+    for model in ["gpt", "claude", "flash"] {
+        let said = json!([{ "role": "user", "content": "b c" }]);
+        let responses = json!({ "model": model, "instructions": "a", "input": "b c" });
+        let messages = json!({ "model": model, "system": "a", "messages": said });
+        let gemini = json!({ "generateContentRequest": {
+            "model": format!("models/{model}"),
+            "systemInstruction": { "parts": [{ "text": "a" }] },
+            "contents": [{ "role": "user", "parts": [{ "text": "b c" }] }],
+        }});
+        for (path, body, name) in [
+            ("/v1/responses/input_tokens", responses, "input_tokens"),
+            ("/v1/messages/count_tokens", messages, "input_tokens"),
+            (
+                &*format!("/v1beta/models/{model}:countTokens"),
+                gemini,
+                "totalTokens",
+            ),
+        ] {
+            let answer = ai.post(path, &body).await;
+            assert_eq!(answer.status, 200, "{model} {path}: {}", answer.text());
+            let counted = answer.json();
+            assert_eq!(counted[name], 3, "{model} {path}: {counted}");
+            if path.contains("responses") {
+                assert_eq!(counted["object"], "response.input_tokens", "{counted}");
+            }
+        }
+    }
+    let body = json!({ "model": "local/m", "input": "a" });
+    let answer = ai.post("/v1/responses/input_tokens", &body).await;
+    assert_eq!(refusal(Speaks::Responses, &answer).0, 404);
+    ai.anthropic.then(Fault::Error(Trouble::BadKey));
+    let body = json!({ "model": "claude", "input": "a" });
+    let answer = ai.post("/v1/responses/input_tokens", &body).await;
+    assert_eq!(refusal(Speaks::Responses, &answer).0, 502);
     ai.gateway.settled().await;
 }
 

@@ -233,10 +233,8 @@ if native():
         assert heard.text == f"heard {len(sound)} bytes of a.mp3"
 
 
-if direct():
-
-    def case_token_counting():
-        assert client.responses.input_tokens.count(model=MODEL, input="a b").input_tokens == 2
+def case_token_counting():
+    assert client.responses.input_tokens.count(model=MODEL, input="a b").input_tokens == 2
 
 
 run(dict(globals()))

@@ -37,6 +37,7 @@ const SPEECH: Way = way(Operation::AudioSpeech, "/audio/speech");
 const TRANSCRIPTIONS: Way = way(Operation::AudioTranscriptions, "/audio/transcriptions");
 const TRANSLATIONS: Way = way(Operation::AudioTranslations, "/audio/translations");
 const MODERATIONS: Way = way(Operation::Moderations, "/moderations");
+const INPUT_TOKENS: Way = way(Operation::ResponsesInputTokens, "/responses/input_tokens");
 const MODELS: Way = way(Operation::Models, "/models");
 const REALTIME: Way = way(Operation::Realtime, "/realtime?model={model}");
 
@@ -64,7 +65,14 @@ const ALL_OF_OPENAI: &[Way] = &[
     MODERATIONS,
     MODELS,
     REALTIME,
+    INPUT_TOKENS,
 ];
+
+/// What Azure offers of it: all but the last.
+const ALL_OF_AZURE: &[Way] = match ALL_OF_OPENAI.split_last() {
+    Some((_, ways)) => ways,
+    None => &[],
+};
 
 pub const OPENAI: Kind = Kind {
     name: "openai",
@@ -230,7 +238,7 @@ pub const AZURE: Kind = Kind {
     base_url: None,
     base_path: BasePath::Usual("/openai/v1"),
     auth: Auth::ApiKey,
-    ways: ALL_OF_OPENAI,
+    ways: ALL_OF_AZURE,
     habits: Habits {
         overloaded: &[503],
         ..habits(true, MaxTokens::Completion)
