@@ -296,6 +296,7 @@ mod tests {
                     ..Usage::default()
                 },
                 unreadable: 0,
+                queued: Duration::ZERO,
                 fallback: ending == Ending::Completed,
             });
         }
