@@ -101,12 +101,13 @@ pub fn read(of: DialectName, body: &[u8]) -> Result<u64, Malformed> {
         DialectName::Gemini => "totalTokens",
         _ => "input_tokens",
     };
-    let body: Value = serde_json::from_slice(body).map_err(|_| Malformed("no JSON".to_owned()))?;
-    match (&body[name], of) {
+    let body: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|_| Malformed("no JSON object".to_owned()))?;
+    match (body.get(name), of) {
         // What is zero is left out of its JSON.
-        (Value::Null, DialectName::Gemini) => Ok(0),
+        (None, DialectName::Gemini) => Ok(0),
         (count, _) => count
-            .as_u64()
+            .and_then(Value::as_u64)
             .ok_or_else(|| Malformed(format!("no `{name}`"))),
     }
 }
@@ -195,7 +196,11 @@ mod tests {
             (Messages, r#"{"input_tokens":7}"#, Some(7)),
             (Messages, r#"{"input_tokens":"7"}"#, None),
             (Messages, "{}", None),
-            (Gemini, r#"{"totalTokens":7,"promptTokensDetails":[]}"#, Some(7)),
+            (
+                Gemini,
+                r#"{"totalTokens":7,"promptTokensDetails":[]}"#,
+                Some(7),
+            ),
             (Gemini, "{}", Some(0)),
             (Gemini, r#"{"totalTokens":-1}"#, None),
             (Gemini, "7", None),
