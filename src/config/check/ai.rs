@@ -11,7 +11,9 @@ use crate::stage::ai::settings::{
     TargetSettings,
 };
 use crate::stage::route::settings::Ai;
+use http::uri::Authority;
 use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 
 /// Headers by which a provider is shown who asks, and those that belong to the call itself.
 const OURS: &[&str] = &[
@@ -126,6 +128,12 @@ fn provider(at: &KeyPath, name: &str, settings: &ProviderSettings, report: &mut 
     ] {
         report.not_zero(&limits, key, period, "");
     }
+    let sure = report.sure(&limits, "connect") && report.sure(&limits, "total");
+    if timeouts.connect > timeouts.total && !timeouts.total.0.is_zero() && sure {
+        let (connect, total) = (timeouts.connect, timeouts.total);
+        let what = format!("`connect` ({connect}) is longer than `total` ({total}), which ends it");
+        report.warning(limits.key("connect"), what, "make it shorter than `total`");
+    }
     let capacity = at.key("capacity");
     report.at_least_one(&capacity, "max_in_flight", settings.capacity.max_in_flight);
     if settings.capacity.queue_max > 0 {
@@ -188,7 +196,16 @@ fn base_url(at: &KeyPath, kind: &Kind, settings: &ProviderSettings, report: &mut
         Err((what, fix)) if settings.base_url.as_deref() == Some(&*url) => {
             report.error(here, what, fix);
         }
+        Ok(base) if kind.whole_path(&base.path).is_some() => {
+            let path = kind.whole_path(&base.path).unwrap_or_default();
+            let what = format!("`{url}` ends with `{path}`, which is put behind it once more");
+            report.error(here, what, "end it before that path");
+        }
         Ok(base) if !base.tls => {
+            if settings.has_keys() && !is_near(&base.authority) {
+                let what = "the keys go over the network unencrypted";
+                report.warning(here, what, "write `https://`");
+            }
             if settings.ca.is_some() {
                 let what = "`ca` has no effect: the provider is not reached by TLS";
                 report.warning(at.key("ca"), what, "write `https://`, or remove it");
@@ -199,6 +216,27 @@ fn base_url(at: &KeyPath, kind: &Kind, settings: &ProviderSettings, report: &mut
             }
         }
         Err(_) | Ok(_) => {}
+    }
+}
+
+/// Whether a host is this machine, or in a network of one's own: by its address, or by a name that no public DNS has.
+fn is_near(authority: &str) -> bool {
+    let host = authority
+        .parse::<Authority>()
+        .map_or_else(|_| authority.to_owned(), |it| it.host().to_owned());
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
+        Err(_) => {
+            let last = bare.rsplit_once('.').map(|(_, last)| last);
+            matches!(
+                last,
+                None | Some("local" | "localhost" | "internal" | "lan" | "svc")
+            )
+        }
     }
 }
 
@@ -298,6 +336,13 @@ fn model(at: &KeyPath, name: &str, settings: &ModelSettings, report: &mut Report
             let fix = "use `weight` to give one more of the traffic";
             report.error(at, what, fix);
         }
+    }
+    if settings.targets.0.len() == 1
+        && !settings.fallback_on.is_empty()
+        && report.sure(at, "targets")
+    {
+        let what = "`fallback_on` has no effect: there is no second target";
+        report.warning(at.key("fallback_on"), what, "add a target, or remove it");
     }
     for (index, refusal) in settings.fallback_on.iter().enumerate() {
         if settings.fallback_on.0[..index].contains(refusal) {
@@ -417,8 +462,43 @@ pub(super) fn route(at: &KeyPath, ai: &Ai, report: &mut Report<'_>) {
             report.error(at, what, "remove it");
         }
     }
+    shadowed(at, ai, report);
     if let Some(default) = &ai.default {
         default_model(&at.key("default"), default, ai, report);
+    }
+}
+
+/// Models whose very names lead to another one here, since the route takes a wildcard and not them.
+fn shadowed(at: &KeyPath, ai: &Ai, report: &mut Report<'_>) {
+    let config = report.config;
+    for (index, pattern) in ai.models.iter().enumerate() {
+        let Some(beginning) = pattern.strip_suffix('*') else {
+            continue;
+        };
+        // A wildcard that is longer would take the name first.
+        let is_taken = |name: &String| {
+            let others = ai.models.iter().filter_map(|one| one.strip_suffix('*'));
+            let longest = others.filter(|one| name.starts_with(*one)).map(str::len);
+            !ai.models.0.contains(name) && longest.max() == Some(beginning.len())
+        };
+        // One that no route takes is told of as such.
+        let taken = config.routes.values().filter_map(|route| route.ai.as_ref());
+        let taken = |name: &String| {
+            let mut routes = taken.clone();
+            routes.any(|ai| ai.models.is_empty() || ai.models.0.contains(name))
+        };
+        let mut hidden = config.models.keys().filter(|name| {
+            !name.ends_with('*')
+                && name.len() > beginning.len()
+                && name.starts_with(beginning)
+                && taken(name)
+        });
+        if let Some(name) = hidden.find(|name| is_taken(name)) {
+            let what =
+                format!("here `{name}` is answered by `{pattern}`, and not by the model `{name}`");
+            let fix = format!("name it as well: `models: [{name}, {pattern}]`");
+            report.warning(at.key("models").key(index), what, fix);
+        }
     }
 }
 
@@ -430,6 +510,10 @@ fn default_model(at: &KeyPath, name: &str, ai: &Ai, report: &mut Report<'_>) {
         .any(|key| report.absent.any_below(&KeyPath::root().key(key)))
     {
         return;
+    }
+    if name.contains('*') {
+        let what = format!("`{name}` stands for many names: a default is one");
+        return report.error(at.clone(), what, "write the whole name of one model");
     }
     let takes = |one: &String| ai.models.is_empty() || ai.models.iter().any(|model| model == one);
     let fits = |one: &String| match one.strip_suffix('*') {

@@ -248,6 +248,13 @@ impl Kind {
         self.habits.retry.contains(&status)
     }
 
+    /// The path of one of its ways at the end of a base path, where none belongs.
+    pub fn whole_path(&self, base_path: &str) -> Option<&'static str> {
+        let whole = self.ways.iter().map(|way| way.path);
+        let mut whole = whole.filter(|path| !path.contains(MODEL) && *path != "/models");
+        whole.find(|path| base_path.ends_with(path))
+    }
+
     /// The base path of a URL's path: without a slash at its end.
     pub fn base_path_of(&self, path: &str) -> String {
         let path = path.trim_end_matches('/');
@@ -388,6 +395,22 @@ mod tests {
             (&COMPATIBLE, "/api/openai", "/api/openai"),
         ] {
             assert_eq!(kind.base_path_of(path), base, "{} {path}", kind.name);
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_way_is_no_base() {
+        for (kind, path, found) in [
+            (&OPENAI, "/v1/chat/completions", Some("/chat/completions")),
+            (&COMPATIBLE, "/openai/v1/embeddings", Some("/embeddings")),
+            (&ANTHROPIC, "/v1/messages", Some("/v1/messages")),
+            (&OPENAI, "/v1", None),
+            (&OPENAI, "", None),
+            (&OPENAI, "/v1/models", None),
+            (&GEMINI, "/gemini", None),
+            (&BEDROCK, "/model", None),
+        ] {
+            assert_eq!(kind.whole_path(path), found, "{} {path}", kind.name);
         }
     }
 
