@@ -12,6 +12,7 @@ use crate::observe::trace::Tracing;
 use crate::snapshot::{ListenerRules, Measures, Meter, Route, Snapshot, Tunnel};
 use crate::stage::ai::dialect::DialectName;
 use crate::stage::limit::headers::{Headers as LimitHeaders, Standing};
+use crate::stage::limit::limits::Levels;
 use crate::stage::limit::permits::Permits;
 use crate::stage::listen::forwarded::ForwardedHeaders;
 use crate::stage::listen::shield::Place;
@@ -96,6 +97,8 @@ pub struct Admission {
     pub limit_headers: Option<LimitHeaders>,
     /// How it stands to the tightest rule about requests, and about tokens; told to callers of models.
     pub standings: [Option<Standing>; 2],
+    /// How it stands to each rule, should another provider answer.
+    pub levels: Levels,
     /// Places in flight that the request holds; given back on drop.
     pub permits: Permits,
 }
@@ -114,6 +117,7 @@ impl Admission {
             sticky: Sticky::Off,
             limit_headers: None,
             standings: [None; 2],
+            levels: Levels::new(),
             permits: Permits::default(),
         }
     }

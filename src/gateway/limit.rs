@@ -31,6 +31,7 @@ pub async fn acquire(
     if let Some(admission) = &mut ctx.admission {
         admission.limit_headers = decision.headers;
         admission.standings = [decision.requests, decision.tokens];
+        admission.levels = decision.levels;
         admission.permits = decision.permits;
     }
     decision.reject.map_or(Ok(()), Err)
@@ -55,7 +56,7 @@ pub fn refuse_known(ctx: &mut RequestContext, route: &Route) -> Result<(), Rejec
 }
 
 /// Counts a call that was counted already as one of another provider. If that provider's rules refuse it, all
-/// is as it was.
+/// is as it was. The answer tells where the caller stands to the provider that gives it.
 pub async fn move_on(ctx: &mut RequestContext, demand: &Demand<'_>) -> Result<(), Reject> {
     let Some(route) = ctx.route().map(Arc::clone) else {
         return Ok(());
@@ -64,15 +65,24 @@ pub async fn move_on(ctx: &mut RequestContext, demand: &Demand<'_>) -> Result<()
         return Ok(());
     };
     let mut permits = std::mem::take(&mut admission.permits);
+    let before = std::mem::take(&mut admission.levels);
     let subject = subject(ctx, &route, Some(demand));
     let moved = route
         .limits
-        .move_to_provider(&mut permits, &subject, Now::read);
+        .move_to_provider(&mut permits, &before, &subject, Now::read);
     let moved = moved.await;
     if let Some(admission) = &mut ctx.admission {
         admission.permits = permits;
+        match &moved {
+            Ok(Some(decision)) => {
+                admission.limit_headers.clone_from(&decision.headers);
+                admission.standings = [decision.requests, decision.tokens];
+                admission.levels.clone_from(&decision.levels);
+            }
+            Ok(None) | Err(_) => admission.levels = before,
+        }
     }
-    moved
+    moved.map(drop)
 }
 
 /// Of an anonymous caller the address stands for the user.

@@ -21,6 +21,9 @@ pub struct Limits {
     counters: Arc<Counters>,
 }
 
+/// Levels of the rules that are about a request.
+pub type Levels = SmallVec<[Option<Level>; 4]>;
+
 /// What the rules say of a request.
 #[derive(Default)]
 pub struct Decision {
@@ -30,6 +33,8 @@ pub struct Decision {
     pub requests: Option<Standing>,
     /// The tightest rule about tokens.
     pub tokens: Option<Standing>,
+    /// How it stands to each rule that is about it, in their order; none where nothing is known.
+    pub levels: Levels,
     pub permits: Permits,
     /// Why it is refused, if it is.
     pub reject: Option<Reject>,
@@ -99,26 +104,37 @@ impl Limits {
 
     /// Counts a request that was admitted under the rules that tell providers apart as one of another provider,
     /// and no more as one of the provider before, in one step. If it is refused, all is as it was. Other rules
-    /// are not asked: a request counts once for them.
+    /// are not asked: a request counts once for them, and it stands to them as it did `before`. What is told from
+    /// here on; none where nothing has moved.
     pub async fn move_to_provider(
         &self,
         permits: &mut Permits,
+        before: &Levels,
         subject: &Subject<'_>,
         now: impl FnOnce() -> Now,
-    ) -> Result<(), Reject> {
+    ) -> Result<Option<Decision>, Reject> {
         let (rules, charges) = self.charges(subject);
-        let about = rules.into_iter().zip(charges);
-        let about: (SmallVec<[&Rule; 4]>, SmallVec<[Charge; 4]>) =
-            about.filter(|(rule, _)| rule.is_by_provider()).unzip();
+        let about = rules.iter().copied().zip(charges.iter().cloned());
+        let about: About<'_> = about.filter(|(rule, _)| rule.is_by_provider()).unzip();
         if permits.has_counted(&about.1) {
-            return Ok(());
+            return Ok(None);
         }
         let decision = self.decide(about, &permits.undone(), now).await;
         if let Some(reject) = decision.reject {
             return Err(reject);
         }
         permits.change_provider(decision.permits);
-        Ok(())
+        let mut moved = decision.levels.into_iter();
+        // A rule is about a request whichever provider is asked, so both are in the same order.
+        let levels = rules.iter().enumerate().map(|(at, rule)| {
+            if rule.is_by_provider() {
+                moved.next().flatten()
+            } else {
+                before.get(at).copied().flatten()
+            }
+        });
+        let levels = levels.collect();
+        Ok(Some(told(&rules, &charges, levels)))
     }
 }
 
@@ -183,8 +199,8 @@ impl Decision {
 }
 
 /// What callers are told of rules to which they stand so.
-fn told(rules: &[&Rule], charges: &[Charge], levels: SmallVec<[Option<Level>; 4]>) -> Decision {
-    let items = rules.iter().zip(charges).zip(levels);
+fn told(rules: &[&Rule], charges: &[Charge], levels: Levels) -> Decision {
+    let items = rules.iter().zip(charges).zip(levels.iter().copied());
     let items: SmallVec<[Item<'_>; 4]> = items
         .map(|((rule, charge), level)| Item {
             name: &rule.name,
@@ -198,6 +214,7 @@ fn told(rules: &[&Rule], charges: &[Charge], levels: SmallVec<[Option<Level>; 4]
         headers: Headers::new(items.iter().copied()),
         requests: tightest(Unit::Requests),
         tokens: tightest(Unit::Tokens),
+        levels,
         ..Decision::default()
     }
 }

@@ -187,7 +187,7 @@ mod tests {
     use crate::base::units::{OneOrMany, Period};
     use crate::observe::metrics::Metrics;
     use crate::stage::limit::counters::Mode;
-    use crate::stage::limit::limits::{Decision, Limits};
+    use crate::stage::limit::limits::{Decision, Levels, Limits};
     use crate::stage::limit::rule::Subject;
     use crate::stage::limit::settings::{Algorithm, Dimension, Per, RuleSettings};
     use crate::store::redis::Settings;
@@ -233,8 +233,11 @@ mod tests {
             provider: &str,
         ) -> Result<(), Option<String>> {
             let subject = subject(provider, 30);
-            let moved = self.limits.move_to_provider(permits, &subject, Now::read);
-            moved.await.map_err(|reject| reject.rule)
+            let before = Levels::new();
+            let moved = self
+                .limits
+                .move_to_provider(permits, &before, &subject, Now::read);
+            moved.await.map(drop).map_err(|reject| reject.rule)
         }
 
         async fn left(&self, provider: &str) -> Vec<u64> {
