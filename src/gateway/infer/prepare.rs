@@ -9,6 +9,7 @@ use crate::gateway::context::RequestContext;
 use crate::gateway::timer::Timer;
 use crate::gateway::{endings, identify, limit, shed};
 use crate::snapshot::{AiRoute, Plan, Route, Target, Targets};
+use crate::stage::ai::address;
 use crate::stage::ai::call::Call;
 use crate::stage::ai::count;
 use crate::stage::ai::dialect::InPath;
@@ -109,6 +110,10 @@ impl Task {
 pub fn enter(parts: &Parts, ctx: &mut RequestContext) -> Result<Door, Reject> {
     let admission = ctx.admission.as_ref();
     let target = admission.and_then(|admission| admission.target.as_deref());
+    let query = match target {
+        Some(target) => target.split_once('?').map(|(_, query)| query),
+        None => parts.uri.query(),
+    };
     let path = target.unwrap_or_else(|| parts.uri.path());
     let path = path.split('?').next().unwrap_or_default();
     let speaks = door::spoken(&parts.headers);
@@ -119,13 +124,14 @@ pub fn enter(parts: &Parts, ctx: &mut RequestContext) -> Result<Door, Reject> {
     };
     let inference = Inference::new(dialect, operation.name(), ctx.started);
     ctx.inference = Some(Box::new(inference));
-    found.map_err(|no| match no {
+    let door = found.map_err(|no| match no {
         NoDoor::Unknown => RejectKind::NoRoute.because("no API of a model has this path"),
         NoDoor::Method(allow) => Reject {
             allow: Some(allow.to_owned()),
             ..RejectKind::MethodNotAllowed.into()
         },
-    })
+    })?;
+    door.in_form_of(query.unwrap_or_default()).map_err(told)
 }
 
 /// Reads the call, finds the model, and counts it all under the limits of its route.
@@ -174,6 +180,9 @@ fn understand(
 ) -> Result<Task, Reject> {
     refuse_encoded(headers)?;
     let read = Read::of(&door, &body, headers).map_err(told)?;
+    if read.peek.odd_address && (door.generates() || door.operation.counts().is_some()) {
+        address::check(door.dialect, &body).map_err(told)?;
+    }
     let asked = door.model.clone().or_else(|| read.model.clone());
     let asked = asked.unwrap_or_default();
     if asked.len() > MODEL_BYTES_MAX {

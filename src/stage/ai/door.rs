@@ -1,6 +1,7 @@
 //! What a caller came for, by the path that its SDK uses.
 
 use super::dialect::DialectName;
+use super::fault::CallFault;
 use super::provider::Operation;
 use http::{HeaderMap, Method};
 
@@ -14,6 +15,8 @@ pub struct Door {
     pub model: Option<String>,
     /// Where the API says in the path that a stream is wanted.
     pub stream: bool,
+    /// Where such a stream is to come as a list of JSON, as Gemini's API gives it by default.
+    pub list: bool,
 }
 
 /// No door: there is nothing at this path, or not by this method.
@@ -181,6 +184,24 @@ impl Door {
             operation,
             model: None,
             stream: false,
+            list: false,
+        }
+    }
+
+    /// In the form that the query asks for. Gemini's SDKs ask for events, `alt=sse`; without a word its API answers
+    /// with one list of JSON.
+    pub fn in_form_of(self, query: &str) -> Result<Self, CallFault> {
+        if !self.stream {
+            return Ok(self);
+        }
+        let named = in_query(query, "alt").or_else(|| in_query(query, "$alt"));
+        match named.as_deref() {
+            Some("sse") => Ok(self),
+            None | Some("" | "json") => Ok(Self { list: true, ..self }),
+            Some(_) => Err(CallFault::invalid(
+                "alt",
+                "`alt` must be `sse` or `json`: a stream comes in no other form",
+            )),
         }
     }
 
@@ -326,6 +347,26 @@ mod tests {
         ] {
             assert_eq!(find(&method, path, None), Err(no), "{path}");
         }
+    }
+
+    #[test]
+    fn a_stream_comes_as_a_list_unless_events_are_asked_for() {
+        let path = "/v1beta/models/m:streamGenerateContent";
+        let door = find(&Method::POST, path, None).unwrap();
+        for (query, list) in [
+            ("alt=sse", Some(false)),
+            ("key=k&alt=sse", Some(false)),
+            ("%24alt=sse", Some(true)),
+            ("$alt=sse", Some(false)),
+            ("", Some(true)),
+            ("alt=json", Some(true)),
+            ("alt=proto", None),
+        ] {
+            let found = door.clone().in_form_of(query);
+            assert_eq!(found.ok().map(|door| door.list), list, "{query}");
+        }
+        let whole = find(&Method::POST, "/v1beta/models/m:generateContent", None).unwrap();
+        assert!(!whole.in_form_of("alt=proto").unwrap().list);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Walks through JSON without building a tree: says where things are, and that all of it is JSON (RFC 8259).
 
+use super::address;
 use super::fault::{CallFault, FaultKind};
 use super::tokens::Weight;
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
+use smallvec::SmallVec;
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// Deeper nesting is refused. `serde_json`, which reads what must be translated, stops there too.
@@ -15,6 +18,8 @@ pub(super) struct Walk<'a> {
     at: usize,
     depth: u32,
     pub weight: Weight,
+    /// Whether something passed that may be an address of an unusual kind, and is to be looked at.
+    pub odd_address: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +55,7 @@ impl<'a> Walk<'a> {
             at: 0,
             depth: 0,
             weight: Weight::default(),
+            odd_address: false,
         })
     }
 
@@ -77,7 +83,13 @@ impl<'a> Walk<'a> {
         let start = self.at;
         let kind = match next {
             Some(b'{') => {
-                self.object(&mut |walk, key| walk.value(key).map(drop))?;
+                let mut keys = Keys::default();
+                self.object(&mut |walk, key| {
+                    if !keys.insert(key) {
+                        return Err(twice(key));
+                    }
+                    walk.value(key).map(drop)
+                })?;
                 Kind::Object
             }
             Some(b'[') => {
@@ -87,6 +99,7 @@ impl<'a> Walk<'a> {
             Some(b'"') => {
                 let text = self.string()?;
                 self.weight.add(key, text);
+                self.odd_address |= is_address(key) && address::may_be_odd(text);
                 Kind::String
             }
             Some(b'-' | b'0'..=b'9') => {
@@ -263,6 +276,51 @@ impl<'a> Walk<'a> {
         self.at += word.len();
         Ok(kind)
     }
+}
+
+/// Where pictures, sounds and documents are named by their address, in any dialect.
+fn is_address(key: &str) -> bool {
+    matches!(
+        key,
+        "url" | "image_url" | "file_url" | "fileUri" | "file_uri"
+    )
+}
+
+/// The keys of one object. Most have few, which are looked through; of more than [`FEW`] a table is made, so that the
+/// time is in proportion to the body whatever is in it.
+#[derive(Default)]
+struct Keys<'a> {
+    /// Without escapes, so that they are as they are written.
+    few: SmallVec<[&'a str; FEW]>,
+    many: Option<Box<HashSet<Cow<'a, str>>>>,
+}
+
+const FEW: usize = 8;
+
+impl<'a> Keys<'a> {
+    /// False where it is there already, as it is meant.
+    fn insert(&mut self, written: &'a str) -> bool {
+        let plain = memchr(b'\\', written.as_bytes()).is_none();
+        if self.many.is_none() && plain && self.few.len() < FEW {
+            let is_new = !self.few.contains(&written);
+            self.few.push(written);
+            return is_new;
+        }
+        // Half a character is what it is: whoever reads the value refuses it.
+        let key = unescape(written).unwrap_or(Cow::Borrowed(written));
+        let few = &mut self.few;
+        let many = self
+            .many
+            .get_or_insert_with(|| Box::new(few.drain(..).map(Cow::Borrowed).collect()));
+        many.insert(key)
+    }
+}
+
+fn twice(written: &str) -> CallFault {
+    // A key of a megabyte is not repeated to its sender.
+    let key: String = written.chars().take(64).collect();
+    let message = format!("the field `{key}` is there twice in one object");
+    CallFault::invalid(key, message)
 }
 
 /// A string as it is meant. `written` is what stands between its quotes.

@@ -4,6 +4,7 @@
 //! [`event::Event`]s. Where caller and provider speak the same one, bytes pass through; where they do not, one
 //! reads and the other writes.
 
+pub mod address;
 pub mod allowance;
 pub mod base_url;
 pub mod breaker;
@@ -20,6 +21,7 @@ pub mod google;
 pub mod json;
 mod key_line;
 pub mod key_ring;
+pub mod list;
 pub mod names;
 pub mod order;
 pub mod peek;

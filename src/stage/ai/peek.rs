@@ -20,6 +20,8 @@ pub struct Peek {
     /// `user`, `metadata.user_id` or `safety_identifier`.
     pub end_user: Option<String>,
     pub weight: Weight,
+    /// Something may be an address that [`super::address::check`] refuses.
+    pub odd_address: bool,
     places: Places,
 }
 
@@ -73,6 +75,7 @@ impl Peek {
         })?;
         walk.end()?;
         peek.weight = walk.weight;
+        peek.odd_address = walk.odd_address;
         Ok(peek)
     }
 
@@ -528,6 +531,14 @@ mod tests {
             Some("stream_options.include_usage"),
             "twice",
         );
+        check_refused(
+            br#"{"a":[{"b":{"c":1,"d":2,"\u0063":3}}]}"#,
+            Some("\\u0063"),
+            "twice",
+        );
+        let many = (0..20).map(|nth| format!("\"k{nth}\":0,"));
+        let many = format!(r#"{{"a":{{{}"k3":1}}}}"#, many.collect::<String>());
+        check_refused(many.as_bytes(), Some("k3"), "twice");
         check_refused(br#"{"user":{}}"#, Some("user"), "string");
         check_refused(br#"{"metadata":"x"}"#, Some("metadata"), "object");
         check_refused(
@@ -535,6 +546,12 @@ mod tests {
             Some("metadata.user_id"),
             "string",
         );
+    }
+
+    #[test]
+    fn the_same_key_in_two_objects_is_no_key_twice() {
+        let body = r#"{"a":[{"k":{"k":{"k":1}}},{"k":2}],"k":{"k":3}}"#;
+        assert!(Peek::read(body.as_bytes()).is_ok());
     }
 
     #[test]
