@@ -168,6 +168,17 @@ impl Plan {
         }
     }
 
+    /// When the first of the targets can be tried again: past what its breaker, and the keys of its provider, are
+    /// known to wait for. None: there is no target.
+    pub fn free_at(&self, now: Instant) -> Option<Instant> {
+        let targets = self.model.targets.iter();
+        let free = targets.map(|target| {
+            let candidate = target.candidate(self.model_at(target), now, true);
+            candidate.closed_until.map_or(now, |until| until.max(now))
+        });
+        free.min()
+    }
+
     /// Where to go. A target that is left alone, or whose provider has no key for the moment, is not among them as
     /// long as there is another; when all are left alone, the soonest moment for the next try is told.
     pub fn order(&self, choice: &Choice, now: Instant) -> Targets {

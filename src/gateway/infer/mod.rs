@@ -27,6 +27,7 @@ use super::timer::Timer;
 use super::trace;
 use crate::base::ending::Ending;
 use crate::snapshot::Target;
+use crate::stage::ai::list::List;
 use crate::stage::ai::retry::{self, After, Facts, Failure};
 use crate::stage::upstream::connector::Connector;
 use failed::Failed;
@@ -48,6 +49,8 @@ struct Run<'a> {
     task: Box<Task>,
     /// Fields that the dialect of the target cannot say, and that were left out by rule.
     dropped: Vec<String>,
+    /// Where the stream is to come as a list of JSON; none once that has its end.
+    list: Option<List>,
     /// When the provider that is asked now was sent everything.
     waiting_since: Option<Instant>,
 }
@@ -87,6 +90,7 @@ pub async fn run(
         caller,
         ctx,
         timer,
+        list: task.door.list.then(List::default),
         task,
         dropped: Vec::new(),
         waiting_since: None,

@@ -119,6 +119,7 @@ impl Passing<'_> {
                 }
                 State::End => {
                     ready!(self.poll_give(cx, run)).map_err(of_caller)?;
+                    run.end_list();
                     ready!(run.caller.poll_flush(cx)).map_err(of_caller)?;
                     run.caller.finish(None).map_err(of_caller)?;
                     self.state = State::Flush;
@@ -140,6 +141,10 @@ impl Passing<'_> {
             }
             ready!(run.caller.poll_room(cx))?;
             if let Some(piece) = self.relay.take() {
+                let piece = match &mut run.list {
+                    Some(list) => list.items(piece),
+                    None => piece,
+                };
                 run.ctx.traffic.bytes_out += piece.len() as u64;
                 run.caller.put(piece);
             }
@@ -271,7 +276,11 @@ impl Run<'_> {
     /// `answered`: it is known who answers.
     pub fn begin_stream(&mut self, answered: bool) -> Result<(), CallerFault> {
         let mut head = ResponseHead::new(StatusCode::OK);
-        let events = HeaderValue::from_static("text/event-stream; charset=utf-8");
+        let events = HeaderValue::from_static(if self.task.door.list {
+            "application/json; charset=utf-8"
+        } else {
+            "text/event-stream; charset=utf-8"
+        });
         head.headers.insert(header::CONTENT_TYPE, events);
         // nginx and its like would keep events back.
         head.headers
@@ -284,6 +293,15 @@ impl Run<'_> {
         }
         self.ctx.decorate(&mut head.headers);
         self.caller.put_head(head, Extent::Unknown)
+    }
+
+    /// Puts in the end of a list, once.
+    pub fn end_list(&mut self) {
+        if let Some(list) = self.list.take() {
+            let end = list.end();
+            self.ctx.traffic.bytes_out += end.len() as u64;
+            self.caller.put(end);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::gateway::refuse;
 use crate::stage::ai::fault::{Complaint, FaultKind};
 use crate::stage::ai::retry::Failure;
 use bytes::Bytes;
+use std::time::{Duration, Instant};
 
 impl Run<'_> {
     pub async fn tell(&mut self, failed: Failed) {
@@ -19,7 +20,8 @@ impl Run<'_> {
             // A WebSocket that was not opened is a request like any other.
             admission.tunnel = None;
         }
-        let reject = reject_of(&failed);
+        let mut reject = reject_of(&failed);
+        self.say_when(&mut reject);
         let own_words = failed
             .own_words
             .filter(|body| keeps(failed.fault.kind, body));
@@ -28,7 +30,8 @@ impl Run<'_> {
 
     /// The last event of a stream that is not whole, in the caller's dialect.
     pub async fn tell_in_stream(&mut self, failed: &Failed, sequence: u64, ending: Ending) {
-        let reject = reject_of(failed);
+        let mut reject = reject_of(failed);
+        self.say_when(&mut reject);
         let request_id = self.ctx.request_id();
         let complaint = Complaint {
             status: reject.status(),
@@ -40,8 +43,13 @@ impl Run<'_> {
         };
         let dialect = self.task.door.dialect.dialect();
         let last = Bytes::from(dialect.write_last_fault(&complaint, sequence));
+        let last = match &mut self.list {
+            Some(list) => list.items(last),
+            None => last,
+        };
         self.ctx.traffic.bytes_out += last.len() as u64;
         self.caller.put(last);
+        self.end_list();
         self.ctx.reject = Some(reject);
         self.end(ending);
         self.timer.set(self.ctx.idle_limit(), None);
@@ -50,6 +58,35 @@ impl Run<'_> {
         }
     }
 }
+
+impl Run<'_> {
+    /// A refusal that time mends says when to come again: as the provider has said, else when the first target of
+    /// the model is known to be free again (breakers, keys that are left alone).
+    fn say_when(&self, reject: &mut Reject) {
+        let now = Instant::now();
+        let known = || {
+            let free = self.task.plan.free_at(now);
+            free.map(|at| at.saturating_duration_since(now))
+        };
+        reject.retry_after = when(reject.status(), reject.retry_after, known);
+    }
+}
+
+/// At least [`SOONEST`] with the statuses that promise an end; `said` stands before what is `known`.
+fn when(
+    status: u16,
+    said: Option<Duration>,
+    known: impl FnOnce() -> Option<Duration>,
+) -> Option<Duration> {
+    if !matches!(status, 429 | 503 | 529) {
+        return said;
+    }
+    let wait = said.or_else(known).unwrap_or_default();
+    Some(wait.max(SOONEST))
+}
+
+/// Whole seconds are told, and zero would be an invitation to knock at once.
+const SOONEST: Duration = Duration::from_secs(1);
 
 /// What is wrong with the gateway's own key is no business of the caller's: it is told that the provider failed.
 fn keeps(kind: FaultKind, body: &Bytes) -> bool {
@@ -99,5 +136,27 @@ fn reject_of(failed: &Failed) -> Reject {
             param: failed.param.clone(),
         })),
         ..kind.because(&failed.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_time_mends_says_when() {
+        let seconds = |count| Some(Duration::from_secs(count));
+        for (status, said, known, told) in [
+            (429, seconds(9), seconds(3), seconds(9)),
+            (429, None, seconds(3), seconds(3)),
+            (503, None, seconds(0), seconds(1)),
+            (503, seconds(0), seconds(5), seconds(1)),
+            (529, None, None, seconds(1)),
+            (502, None, seconds(3), None),
+            (500, seconds(4), seconds(3), seconds(4)),
+            (400, None, seconds(3), None),
+        ] {
+            assert_eq!(when(status, said, || known), told, "{status} {said:?}");
+        }
     }
 }

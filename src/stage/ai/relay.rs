@@ -140,6 +140,8 @@ impl Relay {
                 let mut out = Vec::new();
                 writer.write(&Event::End, &mut out);
                 self.put(out.into());
+            } else if let Some(mark) = self.reader.end_mark() {
+                self.put(Bytes::from_static(mark));
             }
         }
         self.committed = true;

@@ -17,6 +17,8 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+pub(super) use answer::input_of;
+
 use super::super::call::Call;
 use super::super::fault::{CallFault, Complaint, Malformed, ProviderFault};
 use super::super::reply::Reply;

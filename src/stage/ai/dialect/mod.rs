@@ -144,6 +144,11 @@ pub trait Reader: Send {
         0
     }
 
+    /// What callers wait for at the end of a whole answer, and which the provider has left out.
+    fn end_mark(&self) -> Option<&'static [u8]> {
+        None
+    }
+
     /// What of this frame is for a caller who speaks the same dialect; asked after [`Reader::read`].
     fn keep(&self, frame: &Frame, wants: &Wants) -> Keep {
         let _ = (frame, wants);

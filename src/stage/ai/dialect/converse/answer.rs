@@ -4,6 +4,7 @@ use super::super::super::call::{Media, Part, Source, Thought, ToolCall};
 use super::super::super::event::{Stop, StopReason};
 use super::super::super::fault::Malformed;
 use super::super::super::reply::Reply;
+use super::super::messages::input_of;
 use crate::base::usage::Usage;
 use serde_json::{Value, json};
 
@@ -74,7 +75,7 @@ fn write_block(part: &Part) -> Option<Value> {
     Some(match part {
         Part::Text(text) | Part::Refusal(text) => json!({ "text": text }),
         Part::ToolCall(call) => {
-            let input: Value = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+            let input = input_of(&call.arguments);
             json!({"toolUse": {"toolUseId": call.id, "name": call.name, "input": input}})
         }
         Part::Thought(thought) => match &thought.encrypted {

@@ -111,7 +111,7 @@ pub fn picture_in_words(media: &Media) -> String {
 }
 
 /// Arguments must be an object here; what a model wrote instead is kept under `arguments`.
-fn input_of(arguments: &str) -> Value {
+pub fn input_of(arguments: &str) -> Value {
     match serde_json::from_str(arguments) {
         Ok(input @ Value::Object(_)) => input,
         _ if arguments.trim().is_empty() => json!({}),

@@ -136,6 +136,10 @@ impl Reader for ChatReader {
         }
     }
 
+    fn end_mark(&self) -> Option<&'static [u8]> {
+        (self.phase != Phase::Done && self.is_whole()).then_some(b"data: [DONE]\n\n")
+    }
+
     fn keep(&self, frame: &Frame, wants: &Wants) -> Keep {
         if wants.usage {
             Keep::Whole
