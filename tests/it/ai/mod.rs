@@ -2,6 +2,7 @@
 
 mod egress;
 mod deploy;
+mod doors;
 mod faults;
 mod limits;
 mod matrix;

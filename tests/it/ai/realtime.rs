@@ -151,6 +151,44 @@ async fn what_its_answers_cost_is_told_and_charged() {
 }
 
 #[tokio::test]
+async fn a_session_that_breaks_off_has_what_was_counted_until_then_once() {
+    let (one, two) = (Provider::openai().await, Provider::openai().await);
+    let gateway = start(&one, &two, QUICK, "").await;
+    let series = "onemind_ai_tokens_total{provider=\"openai\",model=\"talk\"}";
+    for (nth, whose) in [(1, "the caller's"), (2, "the provider's")] {
+        let mut socket = open(&gateway, "talk").await;
+        respond(&mut socket).await;
+        if nth == 2 {
+            one.stop().await;
+            assert_eq!(socket.receive().await, None);
+        }
+        // No close frame is sent.
+        drop(socket);
+        let line = eventually("the line of this one", async || {
+            let lines = gateway.access_log();
+            let ended = lines
+                .iter()
+                .filter(|line| line["ending"] == "tunnel_closed");
+            ended.cloned().nth(nth - 1)
+        })
+        .await;
+        let ai = &line["ai"];
+        assert_eq!(ai["usage"], "reported", "{whose}: {line}");
+        assert_eq!(
+            (&ai["input_tokens"], &ai["output_tokens"]),
+            (&json!(20), &json!(30)),
+            "{whose}: {line}"
+        );
+        let tokens = gateway.metric(series).await;
+        assert!(
+            (tokens - if nth == 1 { 50.0 } else { 100.0 }).abs() < 0.5,
+            "{whose}: {tokens}"
+        );
+    }
+    gateway.settled().await;
+}
+
+#[tokio::test]
 async fn until_the_provider_agrees_another_may_be_asked() {
     let (one, two) = (Provider::openai().await, Provider::openai().await);
     let gateway = start(&one, &two, QUICK, "").await;
