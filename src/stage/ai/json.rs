@@ -292,7 +292,7 @@ fn is_address(key: &str) -> bool {
 struct Keys<'a> {
     /// Without escapes, so that they are as they are written.
     few: SmallVec<[&'a str; FEW]>,
-    many: Option<Box<HashSet<Cow<'a, str>>>>,
+    many: Option<HashSet<Cow<'a, str>>>,
 }
 
 const FEW: usize = 8;
@@ -311,7 +311,7 @@ impl<'a> Keys<'a> {
         let few = &mut self.few;
         let many = self
             .many
-            .get_or_insert_with(|| Box::new(few.drain(..).map(Cow::Borrowed).collect()));
+            .get_or_insert_with(|| few.drain(..).map(Cow::Borrowed).collect());
         many.insert(key)
     }
 }

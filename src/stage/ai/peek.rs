@@ -536,8 +536,8 @@ mod tests {
             Some("\\u0063"),
             "twice",
         );
-        let many = (0..20).map(|nth| format!("\"k{nth}\":0,"));
-        let many = format!(r#"{{"a":{{{}"k3":1}}}}"#, many.collect::<String>());
+        let many: Vec<String> = (0..20).map(|nth| format!("\"k{nth}\":0,")).collect();
+        let many = format!(r#"{{"a":{{{}"k3":1}}}}"#, many.concat());
         check_refused(many.as_bytes(), Some("k3"), "twice");
         check_refused(br#"{"user":{}}"#, Some("user"), "string");
         check_refused(br#"{"metadata":"x"}"#, Some("metadata"), "object");

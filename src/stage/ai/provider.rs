@@ -211,9 +211,8 @@ impl Kind {
     /// How it is asked how many tokens a prompt has, which a caller gives in the words of `with`: in the same ones
     /// if it can be.
     pub fn count_way(&self, with: Operation, model: &str) -> Option<&'static Way> {
-        let all = std::iter::once(with).chain(COUNTS);
-        all.filter_map(|operation| self.way_to(operation, model))
-            .next()
+        let mut all = std::iter::once(with).chain(COUNTS);
+        all.find_map(|operation| self.way_to(operation, model))
     }
 
     /// How a target is asked what a caller came for, in the caller's words where the provider knows them.

@@ -22,7 +22,8 @@ pub struct ProviderSettings {
     /// `azure`, `cohere`, `bedrock`, `vertex`, or `compatible` for any server that speaks like `OpenAI` (Ollama, vLLM, llama.cpp).
     /// Absent: the provider's own name, if it is one of these.
     pub kind: Option<String>,
-    /// Where it is: `https://api.openai.com`, with or without its `/v1`. Absent or empty: where its kind is.
+    /// Where it is: `https://api.openai.com`, with or without its `/v1`, and without the path of
+    /// a call. Absent or empty: where its kind is.
     pub base_url: Option<String>,
     /// One key or several, taken in turn. A provider whose keys are all empty, as from variables that are not set,
     /// is not used; only a `compatible` one may have none. `bedrock` takes keys of its own, or `aws`; `vertex` takes
@@ -225,7 +226,7 @@ pub struct ModelSettings {
     /// Keep each user with one target, where `weighted` would choose anew for each request. Callers without
     /// identity are told apart by their address.
     pub by: Option<By>,
-    /// Refusals of a target after which the next one is tried all the same.
+    /// Refusals of a target after which the next one is tried all the same: of no use without a second one.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub fallback_on: OneOrMany<FallbackOn>,
 }

@@ -116,7 +116,7 @@ pub struct Ai {
     /// Names under `models` that may be asked for here. Empty: all of them.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub models: OneOrMany<String>,
-    /// The model of a call that names none, as callers would name it. Absent: such a call is refused.
+    /// The model of a call that names none, as callers would name it: one name, and no `gpt-*`. Absent: such a call is refused.
     pub default: Option<String>,
     /// Whether `provider/model` may be asked for, for any provider. Absent: yes, unless `models` names some.
     pub direct: Option<bool>,
