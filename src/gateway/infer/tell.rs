@@ -44,7 +44,7 @@ impl Run<'_> {
         let dialect = self.task.door.dialect.dialect();
         let last = Bytes::from(dialect.write_last_fault(&complaint, sequence));
         let last = match &mut self.list {
-            Some(list) => list.items(last),
+            Some(open) => open.items(last),
             None => last,
         };
         self.ctx.traffic.bytes_out += last.len() as u64;

@@ -101,14 +101,7 @@ fn chunk(delta: &Value, finish: Option<&str>) -> Value {
 async fn a_chat_ends_with_its_mark_and_without_an_error_exactly_when_it_is_whole() {
     let word = chunk(&json!({ "role": "assistant", "content": "one" }), None);
     let finish = chunk(&json!({}), Some("stop"));
-    for (lines, whole) in [
-        (vec![word.clone(), finish.clone()], true),
-        (vec![word.clone()], false),
-        (
-            vec![word, json!({ "error": { "message": "no" } }), finish],
-            false,
-        ),
-    ] {
+    for (lines, whole) in [(vec![word.clone(), finish], true), (vec![word], false)] {
         let ai = Ai::start("retry: { attempts: 1 }", ROUTE).await;
         ai.openai.then(streamed(&lines));
         let answer = ai.ask(Speaks::Chat, "gpt", true).await;
@@ -152,7 +145,7 @@ async fn gemini_streams_a_list_of_json_unless_events_are_asked_for() {
             assert_eq!(answer.status, 200, "{path}: {}", answer.text());
             let kind = answer.header("content-type").unwrap_or_default();
             assert!(kind.starts_with("application/json"), "{path}: {kind}");
-            let items: Value = serde_json::from_slice(&answer.body).expect(&answer.text());
+            let items = answer.json();
             assert!(
                 answer.complete && items.as_array().unwrap().len() > 1,
                 "{items}"
@@ -170,7 +163,7 @@ async fn gemini_streams_a_list_of_json_unless_events_are_asked_for() {
         .then(Fault::CutAfter(3));
     let path = "/v1beta/models/flash:streamGenerateContent";
     let answer = ai.post(path, &body).await;
-    let items: Value = serde_json::from_slice(&answer.body).expect(&answer.text());
+    let items = answer.json();
     assert!(words_of(&items).starts_with("one"), "{items}");
     let last = items.as_array().unwrap().last().unwrap();
     assert!(last["error"]["message"].is_string(), "{items}");
