@@ -166,10 +166,10 @@ async fn a_session_that_breaks_off_has_what_was_counted_until_then_once() {
         drop(socket);
         let line = eventually("the line of this one", async || {
             let lines = gateway.access_log();
-            let ended = lines
+            let mut ended = lines
                 .iter()
                 .filter(|line| line["ending"] == "tunnel_closed");
-            ended.cloned().nth(nth - 1)
+            ended.nth(nth - 1).cloned()
         })
         .await;
         let ai = &line["ai"];
