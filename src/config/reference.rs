@@ -144,7 +144,7 @@ impl<'a> Writer<'a> {
             write!(about, "<br>`{word}`: {}", cell(meaning)).expect("text grows");
         }
         let about = about.strip_prefix("<br>").unwrap_or(&about);
-        let (name, words) = (key.name, shape.words.join(" or "));
+        let (name, words) = (key.name, shape.said());
         let default = cell(&default);
         writeln!(self.text, "| `{name}` | {words} | {default} | {about} |").expect("text grows");
     }
@@ -197,13 +197,13 @@ impl<'a> Writer<'a> {
         } else if schema["additionalProperties"].is_object() {
             let at = format!("{at}.NAME");
             let inner = self.shape(&schema["additionalProperties"], &at);
-            shape.word(&format!("by name: {}", inner.words.join(" or ")));
+            shape.word(&format!("by name: {}", inner.said()));
             shape.choices.extend(inner.choices);
             shape.sections.extend(inner.sections);
         } else if schema["items"].is_object() {
             let inner = self.shape(&schema["items"], at);
             // "text or list of text" says no more than this.
-            let of = inner.words.join(" or ");
+            let of = inner.said();
             let alone = shape.words == inner.words;
             shape.word(&if alone {
                 "a list of these".to_owned()
@@ -226,6 +226,14 @@ impl<'a> Shape<'a> {
     fn word(&mut self, word: &str) {
         if !self.words.iter().any(|known| known == word) {
             self.words.push(word.to_owned());
+        }
+    }
+
+    /// `a`, `b` or `c`.
+    fn said(&self) -> String {
+        match self.words.as_slice() {
+            [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+            words => words.concat(),
         }
     }
 
