@@ -253,6 +253,10 @@ fn paced(
 }
 
 /// Microseconds of each answer.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own, which may sleep"
+)]
 fn ask_steadily(
     port: u16,
     request: &str,

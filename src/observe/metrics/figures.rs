@@ -297,7 +297,6 @@ mod tests {
                     ..Usage::default()
                 },
                 unreadable: 0,
-                queued: Duration::ZERO,
                 fallback: ending == Ending::Completed,
             });
         }
