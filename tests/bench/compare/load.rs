@@ -110,10 +110,8 @@ fn read_h2load(said: &str, log: &str) -> Outcome<Seen> {
 impl Seen {
     /// From the time of each exchange in microseconds.
     pub fn of(mut times: Vec<u32>) -> Outcome<Self> {
-        let (Some(p50), Some(p99)) = (
-            milliseconds(&mut times, 500),
-            milliseconds(&mut times, 990),
-        ) else {
+        let (Some(p50), Some(p99)) = (milliseconds(&mut times, 500), milliseconds(&mut times, 990))
+        else {
             return Err(Fault::from("no exchange was finished"));
         };
         Ok(Self {

@@ -19,18 +19,22 @@ pub fn describe(onemind: &Path) -> Outcome<Machine> {
             .and_then(|kib| kib.parse::<u64>().ok())
             .unwrap_or_default()
             / 1_024,
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?
+            .trim()
+            .to_owned(),
         load_before: fs::read_to_string("/proc/loadavg")?
             .split_whitespace()
             .next()
             .and_then(|load| load.parse().ok())
             .unwrap_or_default(),
         onemind: said(Command::new(onemind).arg("--version"))?,
-        redis: said(Command::new("redis-server").arg("--version"))?,
-        arrangement: format!(
-            "the gateway on one core; users, three backends, the provider of models and Redis on the other {}",
-            cores.saturating_sub(1)
-        ),
+        redis: said(Command::new("redis-server").arg("--version"))?
+            .split_whitespace()
+            .take(3)
+            .collect::<Vec<_>>()
+            .join(" "),
+        arrangement: "the gateway on one core; users, three backends, the provider of models and Redis on what is left"
+            .to_owned(),
     })
 }
 
@@ -44,7 +48,9 @@ fn of_file(path: &str, name: &str) -> String {
 
 /// The first line.
 fn said(command: &mut Command) -> Outcome<String> {
-    let done = command.output().map_err(|fault| format!("{command:?}: {fault}"))?;
+    let done = command
+        .output()
+        .map_err(|fault| format!("{command:?}: {fault}"))?;
     let text = String::from_utf8_lossy(&done.stdout);
     Ok(text.lines().next().unwrap_or("unknown").to_owned())
 }

@@ -103,12 +103,20 @@ async fn load(options: Options) -> Outcome<ExitCode> {
     std::fs::write(&options.out, report::page::page(&report))?;
     std::fs::write(&json, serde_json::to_string_pretty(&report)? + "\n")?;
     print!("{}", report::table::table(&report));
-    eprintln!("written to {} and {}", options.out.display(), json.display());
+    eprintln!(
+        "written to {} and {}",
+        options.out.display(),
+        json.display()
+    );
     Ok(ExitCode::from(u8::from(!report.passed)))
 }
 
 fn plan(options: &Options) -> Plan {
-    let quick = if options.quick { SECONDS_QUICK } else { SECONDS };
+    let quick = if options.quick {
+        SECONDS_QUICK
+    } else {
+        SECONDS
+    };
     match options.peak {
         Some(peak) => Plan::of_a_peak(peak.into()),
         None => Plan::of_everything(options.seconds.unwrap_or(quick).into()),
@@ -119,7 +127,12 @@ fn plan(options: &Options) -> Plan {
 async fn play(mut world: World, plan: &Plan) -> Outcome<Book> {
     let book = Rc::new(RefCell::new(Book::of(whole(plan.seconds().ceil()))));
     let begin = Instant::now() + Duration::from_millis(200);
-    let town = Rc::new(Town::new(world.port(), plan.users(), begin, Rc::clone(&book)));
+    let town = Rc::new(Town::new(
+        world.port(),
+        plan.users(),
+        begin,
+        Rc::clone(&book),
+    ));
     town.warm_up().await?;
     let watch = Watch::start(world.config(), begin.into_std());
     let mut progress = Progress::of(plan);
@@ -133,7 +146,12 @@ async fn play(mut world: World, plan: &Plan) -> Outcome<Book> {
             let fault = world.inject(event).await.err();
             let took_ms = started.elapsed().as_secs_f64() * 1_000.0;
             let fault = fault.map(|fault| fault.to_string());
-            let mark = Mark { second, event, took_ms, fault };
+            let mark = Mark {
+                second,
+                event,
+                took_ms,
+                fault,
+            };
             book.borrow_mut().marks.push(mark);
         }
         sleep_until(end).await;

@@ -31,7 +31,9 @@ impl<'a> Progress<'a> {
     /// Shows until it is dropped.
     pub async fn follow(&mut self, begin: Instant, book: &Rc<RefCell<Book>>) {
         loop {
-            let second = Instant::now().saturating_duration_since(begin).as_secs_f64();
+            let second = Instant::now()
+                .saturating_duration_since(begin)
+                .as_secs_f64();
             self.show(second, &book.borrow());
             sleep(Duration::from_millis(250)).await;
         }
@@ -48,7 +50,10 @@ impl<'a> Progress<'a> {
         let phase = self.plan.phase_at(second);
         if self.phase != Some(phase) {
             self.phase = Some(phase);
-            let (name, seconds) = (self.plan.phases[phase].name, self.plan.phases[phase].seconds);
+            let (name, seconds) = (
+                self.plan.phases[phase].name,
+                self.plan.phases[phase].seconds,
+            );
             self.say(second, &format!("{name}, for {seconds:.0} s"));
         }
         for mark in &book.marks[self.marks..] {
@@ -68,7 +73,10 @@ impl<'a> Progress<'a> {
     }
 
     fn bar(&self, second: f64, book: &Book) {
-        let (total, failed) = (self.plan.seconds(), book.seconds.iter().map(|one| one.failed));
+        let (total, failed) = (
+            self.plan.seconds(),
+            book.seconds.iter().map(|one| one.failed),
+        );
         let before = whole(second).saturating_sub(1);
         let last = book.seconds.get(before).map(|one| one.answers.clone());
         let mut last = last.unwrap_or_default();

@@ -164,10 +164,10 @@ impl Town {
         let token = &self.tokens[user];
         let credentials = format!("Authorization: Bearer {token}\r\n");
         match ask {
-            Ask::Page => format!(
-                "GET /page/{user} HTTP/1.1\r\nHost: localhost\r\n{credentials}\r\n"
-            )
-            .into_bytes(),
+            Ask::Page => {
+                format!("GET /page/{user} HTTP/1.1\r\nHost: localhost\r\n{credentials}\r\n")
+                    .into_bytes()
+            }
             Ask::Form => wire::request("/form", &credentials, &"x".repeat(1_024)),
             Ask::Call | Ask::Stream => {
                 let words = "What is the answer to this question? ".repeat(20);
@@ -201,7 +201,9 @@ impl Town {
             if ask == Ask::Stream {
                 let streamed = marks.end();
                 let first = first.unwrap_or_default().as_micros();
-                second.answers.push(u32::try_from(first).unwrap_or(u32::MAX));
+                second
+                    .answers
+                    .push(u32::try_from(first).unwrap_or(u32::MAX));
                 second.lost_events += streamed.lost;
                 second.ways.extend(streamed.transit);
             } else {

@@ -9,6 +9,7 @@ use crate::token::SECRET;
 use crate::watch::processes;
 use crate::wire::Connection;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -118,13 +119,29 @@ impl World {
 
     /// Changes a limit, as an operator would.
     async fn reload(&self) -> Outcome<()> {
+        let before = self.revision().await?;
         fs::write(self.config(), self.yaml(1_200))?;
+        self.admin("POST /reload").await?;
+        if self.revision().await? == before {
+            return Err("it changed nothing".into());
+        }
+        Ok(())
+    }
+
+    async fn revision(&self) -> Outcome<Value> {
+        let status: Value = serde_json::from_slice(&self.admin("GET /status").await?)?;
+        Ok(status["revision"].clone())
+    }
+
+    /// Asks the admin listener; the body of a good answer.
+    async fn admin(&self, what: &str) -> Outcome<Vec<u8>> {
         let mut admin = Connection::open(self.admin.number()).await?;
-        let request = b"POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+        let request = format!("{what} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
         let mut said = Vec::new();
-        let answer = admin.exchange(request, |piece| said.extend_from_slice(piece)).await?;
+        let taken = |piece: &[u8]| said.extend_from_slice(piece);
+        let answer = admin.exchange(request.as_bytes(), taken).await?;
         match answer.status {
-            200 => Ok(()),
+            200 => Ok(said),
             status => Err(format!("{status} {}", String::from_utf8_lossy(&said)).into()),
         }
     }

@@ -57,7 +57,12 @@ pub fn figures(plan: &Plan, book: &Book) -> Vec<Figures> {
     each.map(|(nth, (from, phase))| {
         let to = from + phase.seconds;
         let until = if nth == last { f64::INFINITY } else { to };
-        of_phase(phase, (from, to), &gather(book, from, until), silence(book, from, to))
+        of_phase(
+            phase,
+            (from, to),
+            &gather(book, from, until),
+            silence(book, from, to),
+        )
     })
     .collect()
 }
@@ -86,7 +91,11 @@ fn gather(book: &Book, from: f64, until: f64) -> Second {
         all.resent += one.resent;
         all.memory = most(all.memory, one.memory);
     }
-    let cores = || book.seconds[first.min(end)..end].iter().filter_map(|one| one.cores);
+    let cores = || {
+        book.seconds[first.min(end)..end]
+            .iter()
+            .filter_map(|one| one.cores)
+    };
     let count = u32::try_from(cores().count()).unwrap_or(u32::MAX);
     all.cores = (count > 0).then(|| cores().sum::<f64>() / f64::from(count));
     all
@@ -149,7 +158,12 @@ fn verdicts(figures: &Figures) -> Vec<Verdict> {
         },
         Verdict {
             criterion: "errors < 0.1 %",
-            measured: format!("{:.3} % ({} of {})", failed * 100.0, figures.failed, figures.requests),
+            measured: format!(
+                "{:.3} % ({} of {})",
+                failed * 100.0,
+                figures.failed,
+                figures.requests
+            ),
             met: figures.requests > 0 && failed < FAILED_SHARE && lost == 0,
         },
         Verdict {

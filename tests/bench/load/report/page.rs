@@ -9,7 +9,7 @@ const STYLE: &str = include_str!("page.css");
 
 /// Explains how the figures came about.
 const MANNER: &str = "Requests come when they are due, whatever became of those before (a Poisson process), and their times begin then: a stall is in them in full. \
-Times of answers are whole answers, and of streams the first event. Up to 1 ms of each is the timer of the load.";
+Times are those of whole answers, of streams the first event; a word on a WebSocket is a request as well, with a time of its own (echo). Up to 1 ms of each is the timer of the load.";
 
 pub fn page(report: &Report) -> String {
     let mut out = format!(
@@ -51,7 +51,11 @@ fn criteria(out: &mut String, report: &Report) {
     for phase in &report.phases {
         let _ = write!(out, "<tr><td>{}</td>", phase.name);
         for one in &phase.verdicts {
-            let (class, mark) = if one.met { ("good", "pass") } else { ("bad", "fail") };
+            let (class, mark) = if one.met {
+                ("good", "pass")
+            } else {
+                ("bad", "fail")
+            };
             let _ = write!(
                 out,
                 "<td data-of=\"{}\"><span class=\"{class}\">{mark}</span> {}</td>",
@@ -87,7 +91,12 @@ fn curves(out: &mut String, report: &Report) {
         class,
         values: report.seconds.iter().map(value).collect(),
     };
-    let panel = |title, logarithmic, curves| Panel { title, logarithmic, curves, bar: None };
+    let panel = |title, logarithmic, curves| Panel {
+        title,
+        logarithmic,
+        curves,
+        bar: None,
+    };
     let latency = vec![
         of("p50", "a", |row| row.p50_ms),
         of("p95", "b", |row| row.p95_ms),
@@ -99,12 +108,31 @@ fn curves(out: &mut String, report: &Report) {
     ];
     let requests = |row: &Row| u32::try_from(row.requests).ok().map(f64::from);
     let panels = [
-        Panel { bar: Some(P99_MS), ..panel("Answers, ms", true, latency) },
-        panel("Errors a second", false, vec![of("failed", "c", |row| Some(row.failed.into()))]),
-        panel("Requests a second", false, vec![of("requests", "a", requests)]),
+        Panel {
+            bar: Some(P99_MS),
+            ..panel("Answers, ms", true, latency)
+        },
+        panel(
+            "Errors a second",
+            false,
+            vec![of("failed", "c", |row| Some(row.failed.into()))],
+        ),
+        panel(
+            "Requests a second",
+            false,
+            vec![of("requests", "a", requests)],
+        ),
         panel("99th of 100, ms", true, sides),
-        panel("Memory of the gateway, MiB", false, vec![of("resident", "a", |row| row.memory_mib)]),
-        panel("CPU of the gateway, cores", false, vec![of("used", "a", |row| row.cores)]),
+        panel(
+            "Memory of the gateway, MiB",
+            false,
+            vec![of("resident", "a", |row| row.memory_mib)],
+        ),
+        panel(
+            "CPU of the gateway, cores",
+            false,
+            vec![of("used", "a", |row| row.cores)],
+        ),
     ];
     let phases: Vec<Line<'_>> = report.phases.iter().map(line).collect();
     let events = (1..).zip(&report.marks).map(|(nth, mark)| Line {
@@ -150,7 +178,11 @@ fn phases(out: &mut String, phases: &[Figures]) {
         let _ = write!(out, "<td>{}</td>", phase.lost_events);
         cell(out, phase.echo_p99_ms, 1);
         cell(out, phase.overhead_p99_ms, 2);
-        let _ = write!(out, "<td>{}</td><td>{}</td>", phase.sockets_moved, phase.resent);
+        let _ = write!(
+            out,
+            "<td>{}</td><td>{}</td>",
+            phase.sockets_moved, phase.resent
+        );
         cell(out, phase.memory_mib, 0);
         cell(out, phase.cores, 2);
         out.push_str("</tr>\n");

@@ -45,9 +45,17 @@ impl Scale {
             let least = positive.fold(most.max(1.0), f64::min);
             let most = 10_f64.powf(most.max(1.0).log10().ceil());
             let least = 10_f64.powf(least.log10().floor()).min(most / 10.0);
-            return Self { least, most, logarithmic: true };
+            return Self {
+                least,
+                most,
+                logarithmic: true,
+            };
         }
-        Self { least: 0.0, most: round_up(most), logarithmic: false }
+        Self {
+            least: 0.0,
+            most: round_up(most),
+            logarithmic: false,
+        }
     }
 
     fn at(&self, value: f64) -> f64 {
@@ -86,7 +94,11 @@ pub fn figure(panel: &Panel<'_>, seconds: f64, phases: &[Line<'_>], events: &[Li
     let mut out = format!("<figure>\n<figcaption>{}", panel.title);
     for curve in &panel.curves {
         // writing to a string cannot fail
-        let _ = write!(out, " <span class=\"key {}\">{}</span>", curve.class, curve.name);
+        let _ = write!(
+            out,
+            " <span class=\"key {}\">{}</span>",
+            curve.class, curve.name
+        );
     }
     let _ = write!(
         out,
@@ -102,7 +114,12 @@ pub fn figure(panel: &Panel<'_>, seconds: f64, phases: &[Line<'_>], events: &[Li
 
 type Times<'a> = (f64, &'a [Line<'a>], &'a [Line<'a>]);
 
-fn picture(out: &mut String, panel: &Panel<'_>, scale: &Scale, (seconds, phases, events): Times<'_>) {
+fn picture(
+    out: &mut String,
+    panel: &Panel<'_>,
+    scale: &Scale,
+    (seconds, phases, events): Times<'_>,
+) {
     let x = |second: f64| WIDTH * second / seconds;
     for pair in phases.chunks(2).filter(|pair| pair.len() == 2) {
         let (from, to) = (x(pair[0].second), x(pair[1].second));
@@ -162,10 +179,17 @@ fn words(out: &mut String, scale: &Scale, (seconds, phases, events): Times<'_>) 
     for tick in scale.ticks() {
         let top = 100.0 - scale.at(tick);
         let tick = (tick * 1_000.0).round() / 1_000.0;
-        let _ = writeln!(out, "<span class=\"y\" style=\"top:{top:.1}%\">{tick}</span>");
+        let _ = writeln!(
+            out,
+            "<span class=\"y\" style=\"top:{top:.1}%\">{tick}</span>"
+        );
     }
     let part = |second: f64| second / seconds * 100.0;
-    let ends = phases.iter().skip(1).map(|phase| phase.second).chain([seconds]);
+    let ends = phases
+        .iter()
+        .skip(1)
+        .map(|phase| phase.second)
+        .chain([seconds]);
     for (phase, end) in phases.iter().zip(ends) {
         let width = part(end - phase.second);
         let _ = writeln!(

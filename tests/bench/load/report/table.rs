@@ -44,6 +44,9 @@ pub fn table(report: &Report) -> String {
         let _ = writeln!(out, "\n{count} failed: {reason}");
     }
     let word = if report.passed { "passed" } else { "FAILED" };
-    let _ = writeln!(out, "\n{word}: p99 < 500 ms, errors < 0.1 %, no failed connection");
+    let _ = writeln!(
+        out,
+        "\n{word}: p99 < 500 ms, errors < 0.1 %, no failed connection"
+    );
     out
 }
