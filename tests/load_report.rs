@@ -166,7 +166,7 @@ fn each_criterion_can_fail() {
             book.fail(25.0, Trouble::Connection, "connect: refused");
         }),
         ("lost", &["errors < 0.1 %"], |book| {
-            book.at(25.0).lost_events = 1
+            book.at(25.0).lost_events = 1;
         }),
         ("silent", &["zero downtime"], |book| {
             book.done.retain(|at| !(24.6..26.0).contains(at));

@@ -240,6 +240,7 @@ fn paced(
 }
 
 /// Microseconds of each answer.
+#[expect(clippy::disallowed_methods, reason = "each connection has a thread")]
 fn ask_steadily(
     port: u16,
     request: &str,

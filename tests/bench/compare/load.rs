@@ -1,6 +1,6 @@
 //! The load tools of Debian, and what their output means.
 
-use crate::percentile::milliseconds;
+use crate::percentile;
 use crate::process::output;
 use crate::{Fault, Outcome};
 use std::path::Path;
@@ -110,8 +110,10 @@ fn read_h2load(said: &str, log: &str) -> Outcome<Seen> {
 impl Seen {
     /// From the time of each exchange in microseconds.
     pub fn of(mut times: Vec<u32>) -> Outcome<Self> {
-        let (Some(p50), Some(p99)) = (milliseconds(&mut times, 500), milliseconds(&mut times, 990))
-        else {
+        let (Some(p50), Some(p99)) = (
+            percentile::milliseconds(&mut times, 500),
+            percentile::milliseconds(&mut times, 990),
+        ) else {
             return Err(Fault::from("no exchange was finished"));
         };
         Ok(Self {

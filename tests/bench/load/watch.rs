@@ -46,6 +46,10 @@ impl Watch {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this thread has nothing else to do"
+)]
 fn look(config: &Path, begin: Instant, stop: &AtomicBool) -> Vec<Sample> {
     let (mut samples, mut known) = (Vec::new(), BTreeMap::new());
     let (mut due, mut before) = (begin, begin);

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 const BACKENDS: usize = 3;
 /// For a reload or an upgrade to be done.
-const INJECTION_DEADLINE: Duration = Duration::from_secs(60);
+const INJECTION_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Gone at the end, with everything that it started.
 pub struct World {
@@ -34,7 +34,7 @@ pub struct World {
     http: Port,
     admin: Port,
     /// Ends with this value; its successors are ended by their configuration's name.
-    _gateway: Option<Running>,
+    gateway: Option<Running>,
     _provider: Running,
 }
 
@@ -56,14 +56,14 @@ impl World {
             provider,
             http: Port::reserve(),
             admin: Port::reserve(),
-            _gateway: None,
+            gateway: None,
             _provider: running,
             folder,
         };
         for nth in 0..BACKENDS {
             world.start_backend(nth).await?;
         }
-        world._gateway = Some(world.start_gateway().await?);
+        world.gateway = Some(world.start_gateway().await?);
         Ok(world)
     }
 
@@ -204,10 +204,10 @@ impl Drop for World {
     }
 }
 
-/// This program in another part.
-async fn helper((folder, cores): (&TempDir, &str), part: &str, port: &Port) -> Outcome<Running> {
-    let arguments = [part.to_owned(), port.number().to_string()];
-    let log = folder.path().join(format!("{part}-{}.log", port.number()));
+/// This program in another role.
+async fn helper((folder, cores): (&TempDir, &str), role: &str, port: &Port) -> Outcome<Running> {
+    let arguments = [role.to_owned(), port.number().to_string()];
+    let log = folder.path().join(format!("{role}-{}.log", port.number()));
     let mut running = Running::start(cores, &std::env::current_exe()?, &arguments, &log)?;
     running.accepts(port.number()).await?;
     Ok(running)

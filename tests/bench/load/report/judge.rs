@@ -69,9 +69,8 @@ pub fn figures(plan: &Plan, book: &Book) -> Vec<Figures> {
 
 /// Whether nothing is left to say against the run.
 pub fn passed(figures: &[Figures], book: &Book) -> bool {
-    let met = figures.iter().flat_map(|figures| &figures.verdicts);
-    met.fold(true, |all, verdict| all && verdict.met)
-        && book.marks.iter().all(|mark| mark.fault.is_none())
+    let mut verdicts = figures.iter().flat_map(|figures| &figures.verdicts);
+    verdicts.all(|verdict| verdict.met) && book.marks.iter().all(|mark| mark.fault.is_none())
 }
 
 /// A second belongs to the phase in which it begins.

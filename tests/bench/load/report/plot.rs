@@ -166,9 +166,10 @@ fn strokes(values: &[Option<f64>], scale: &Scale, seconds: f64) -> String {
         };
         let x = (WIDTH * (f64::from(nth) + 0.5) / seconds).min(WIDTH);
         let y = 100.0 - scale.at(*value);
-        let _ = match drawing {
-            true => write!(path, "L{x:.1} {y:.1}"),
-            false => write!(path, "M{x:.1} {y:.1}h0"),
+        let _ = if drawing {
+            write!(path, "L{x:.1} {y:.1}")
+        } else {
+            write!(path, "M{x:.1} {y:.1}h0")
         };
         drawing = true;
     }
