@@ -153,10 +153,12 @@ pub fn run_alone<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     runtime.block_on(async {
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut terminated = signal(SignalKind::terminate())?;
+        let mut left_alone = signal(SignalKind::hangup())?;
         tokio::select! {
             done = work => done,
             _ = interrupted.recv() => Err("interrupted".into()),
             _ = terminated.recv() => Err("terminated".into()),
+            _ = left_alone.recv() => Err("the terminal is gone".into()),
         }
     })
 }
