@@ -59,6 +59,11 @@ impl Timer {
         self.due = end.map_or(due, |end| end.min(due));
     }
 
+    /// Due at this moment.
+    pub fn set_at(&mut self, due: Instant) {
+        self.due = due;
+    }
+
     /// Due after `limit` at the latest.
     pub fn not_later(&mut self, limit: Duration) {
         self.due = self.due.min(Instant::now() + limit.min(FAR));

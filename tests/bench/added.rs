@@ -1,9 +1,9 @@
 //! What identity and three limits in Redis add to a request: one gateway on one core, the same endpoint by a route
 //! without and by routes with them, in turns: `make bench-limits`.
 //!
-//! CPU is that of the gateway's process at 64 connections that rest for some milliseconds between two requests: about
-//! as many requests a second by each route, for what a request costs depends on how many come at once. How long an
-//! answer takes is measured at a steady rate, where waiting for a core is not most of it.
+//! CPU is that of the gateway's process at 64 connections that ask as fast as they can, or rest (`--rest-ms`): the
+//! fewer come at once, the more a request costs by any route. How long an answer takes is measured at a steady rate,
+//! where waiting for a core is not most of it.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -62,7 +62,7 @@ struct Options {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Milliseconds a connection rests between two requests while CPU is measured.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 0)]
     rest_ms: u32,
     /// Requests a second while answers are timed.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]

@@ -396,9 +396,9 @@ async fn whoever_is_refused_costs_redis_nothing() {
         let calls = line.unwrap().split("calls=").nth(1).unwrap();
         calls.split(',').next().unwrap().to_owned()
     };
-    assert_eq!(looked_at(), "3", "once for a grant, twice for a refusal");
+    assert_eq!(looked_at(), "2", "once for a grant, once for a refusal");
     assert_eq!(granted(&gateway, "10.0.0.1", 100).await, 0);
-    assert_eq!(looked_at(), "3");
+    assert_eq!(looked_at(), "2");
     assert_eq!(decisions(&gateway, "user", "refused_locally").await, 100);
     gateway.settled().await;
 }
@@ -670,6 +670,41 @@ async fn a_script_that_redis_has_forgotten_is_sent_again() {
     assert_eq!(granted(&gateway, "10.0.0.1", 1).await, 1);
     redis.ask("SCRIPT FLUSH");
     assert_eq!(granted(&gateway, "10.0.0.1", 5).await, 2);
+    gateway.settled().await;
+}
+
+/// Names the connections of gateways at this Redis.
+fn connections(redis: &RedisServer) -> Vec<String> {
+    let list = redis.ask("CLIENT LIST TYPE NORMAL");
+    let lines = list.lines().filter(|line| line.contains("cmd=evalsha"));
+    let id = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    lines.filter_map(id).collect()
+}
+
+#[tokio::test]
+async fn each_worker_asks_on_a_connection_of_its_own_and_gets_another_when_that_is_closed() {
+    let (redis, app) = (RedisServer::start(), Upstream::named("app").await);
+    let limits = "limits: { rules: { user: { by: user, requests: 1000, per: day } } }";
+    let yaml = document(limits, "").replace("server: {", "server: { threads: 2,");
+    let names: &[(&str, &dyn Display)] = &[("redis", &redis.url()), ("app", &app)];
+    let gateway = Gateway::start(&yaml, names).await;
+    mode_is(&gateway, "redis").await;
+    let each_has_one = async |what: &str| {
+        eventually(what, async || {
+            // The system spreads connections over the workers.
+            granted(&gateway, "10.0.0.1", 1).await;
+            let known = connections(&redis);
+            // That of the control thread beside those of the two workers.
+            (known.len() == 3).then_some(known)
+        })
+        .await
+    };
+    let before = each_has_one("both workers are connected").await;
+    for id in &before {
+        redis.ask(&format!("CLIENT KILL {}", id.replace("id=", "ID ")));
+    }
+    let after = each_has_one("both workers are connected again").await;
+    assert!(before.iter().all(|id| !after.contains(id)));
     gateway.settled().await;
 }
 

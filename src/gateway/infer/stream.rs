@@ -195,7 +195,7 @@ impl Passing<'_> {
         } else {
             now + self.limits.first_token
         };
-        run.limit(limit.min(self.limits.end).saturating_duration_since(now));
+        run.limit_at(limit.min(self.limits.end));
     }
 }
 

@@ -46,14 +46,13 @@ impl Clock {
 impl Run<'_> {
     /// What is waited for from here on may take so long, and never longer than the request.
     pub fn limit(&mut self, limit: Duration) {
-        let limit = Instant::now() + limit;
-        self.clock.limit = self.ctx.deadline().map_or(limit, |end| end.min(limit));
-        self.wind();
+        self.limit_at(Instant::now() + limit);
     }
 
-    fn wind(&mut self) {
-        let until = self.clock.next().saturating_duration_since(Instant::now());
-        self.timer.set(until, None);
+    /// The same, until then.
+    pub fn limit_at(&mut self, limit: Instant) {
+        self.clock.limit = self.ctx.deadline().map_or(limit, |end| end.min(limit));
+        self.timer.set_at(self.clock.next());
     }
 
     /// To be polled last, when nothing else can move. Ready when the wait is over.
@@ -86,7 +85,7 @@ impl Run<'_> {
                 return Poll::Ready(Stop::Caller(fault));
             }
             self.clock.said(now);
-            self.wind();
+            self.timer.set_at(self.clock.next());
         }
     }
 

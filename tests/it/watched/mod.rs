@@ -29,7 +29,7 @@ identity:
   apps: { keys: { known: [{ name: laptop, user: alice, secret: key-of-alice-0123456789 }] } }
   users: { jwt: { jwks: 'http://{{issuer}}/keys', audience: app } }
 redis: { url: '{{redis}}' }
-tracing: { endpoint: 'http://{{dead}}', every: 50ms, sample: 1.0 }
+tracing: { endpoint: 'http://{{app}}', every: 50ms, sample: 1.0 }
 limits:
   rules:
     user: { by: user, requests: 100000 }
