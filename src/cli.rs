@@ -49,7 +49,7 @@ pub enum Command {
     #[command(subcommand)]
     Key(Key),
     /// Print the JSON Schema of the configuration, for editors
-    Schema,
+    Schema(Schema),
     /// Ask a running gateway whether it is ready; exit 0 or 1, for health checks of containers
     Ready(File),
     /// Let the program that is on disk now take the place of the running one; exit 0 or 1
@@ -84,6 +84,13 @@ pub struct Explain {
     /// A header of the request, `Name: value`; may be given again
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     headers: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Schema {
+    /// The reference for people instead: `docs/configuration.md`
+    #[arg(long)]
+    markdown: bool,
 }
 
 #[derive(Subcommand)]
@@ -122,7 +129,8 @@ pub fn run(command: Command) -> ExitCode {
         Command::Dump(file) => with_config(&file.config, config::dump),
         Command::Explain(explain) => explain_request(&explain),
         Command::Key(Key::New(new)) => new_key(&new),
-        Command::Schema => print(&format!("{:#}\n", config::schema())),
+        Command::Schema(Schema { markdown: true }) => print(&config::reference()),
+        Command::Schema(_) => print(&format!("{:#}\n", config::schema())),
         Command::Ready(file) => ready(&file.config),
         Command::Upgrade(file) => upgrade(&file.config),
         Command::Top(options) => top::run(&options),

@@ -9,6 +9,7 @@ mod paths;
 mod problem;
 mod read;
 mod reader;
+mod reference;
 mod suggest;
 mod tree;
 mod values;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use values::Variable;
 
 pub use export::{dump, schema};
+pub use reference::reference;
 pub use settings::Config;
 pub use source::{Source, faults_json, render};
 

@@ -19,6 +19,7 @@ mod body;
 mod cli;
 mod cluster;
 mod deploy;
+mod docs;
 mod examples;
 mod exchange;
 mod failover;

@@ -288,6 +288,7 @@ mod tests {
                 operation: "chat",
                 ending,
                 duration: Duration::from_secs(2),
+                queued: Duration::ZERO,
                 first_token: Some(Duration::from_millis(300)),
                 usage: Usage {
                     input: 10,
