@@ -5,8 +5,8 @@
 #   make check  format, lints, licences, unused dependencies
 #   make bench  beside nginx, HAProxy and a bare Pingora, on this machine
 #   make bench-ai  calls of models: beside nginx, a bare Pingora, LiteLLM and Portkey
-#   make bench-load  a busy day of 1,000 users in a minute and a half, with curves
 #   make bench-limits  what identity and three limits in Redis add to a request
+#   make load   100, 500, 1,000 users; a backend, Redis killed; a reload, an upgrade: load-report.html in four minutes (ARGS=--quick: one)
 #   make fuzz   every parser of what strangers send, SECONDS=600 each
 #   make soak   long runs: upgrades, reloads, slow callers, connections at rest, half an hour of faults (SOAK_MINUTES=…)
 #   make image  the container image
@@ -16,7 +16,7 @@ CONFIG ?= conf/gateway.yaml
 SECONDS ?= 600
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: demo run test check bench bench-ai bench-load bench-limits fuzz soak image build-needs test-needs bench-needs bench-ai-needs check-needs
+.PHONY: demo run test check bench bench-ai bench-limits load fuzz soak image build-needs test-needs bench-needs bench-ai-needs load-needs check-needs
 .DEFAULT_GOAL := demo
 
 demo: build-needs
@@ -39,13 +39,13 @@ bench-ai: build-needs bench-needs bench-ai-needs
 	$(CARGO) build --locked --release --bin onemind
 	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench ai -- $(ARGS)
 
-bench-load: build-needs bench-needs
-	$(CARGO) build --locked --release --bin onemind
-	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench ai -- load $(ARGS)
-
 bench-limits: build-needs bench-needs
 	$(CARGO) build --locked --release --bin onemind
 	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench added -- $(ARGS)
+
+load: build-needs load-needs
+	$(CARGO) build --locked --release --bin onemind
+	ONEMIND_BIN=$(TARGET)/release/onemind $(CARGO) bench --locked --bench load -- $(ARGS)
 
 fuzz: build-needs
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --locked --test fuzz -- --nocapture $(ARGS)
@@ -68,5 +68,7 @@ bench-needs:
 	@.ci/install nginx haproxy wrk h2load:nghttp2-client taskset:util-linux redis-server
 bench-ai-needs:
 	@.ci/gateways
+load-needs:
+	@.ci/install redis-server taskset:util-linux
 check-needs:
 	@.ci/install-tools cargo-deny cargo-machete

@@ -14,14 +14,15 @@
 
 #[path = "compare/load.rs"]
 mod load;
-#[path = "compare/process.rs"]
+#[path = "shared/percentile.rs"]
+mod percentile;
+#[path = "shared/process.rs"]
 mod process;
 #[path = "../it/harness/redis.rs"]
 mod redis;
+#[path = "shared/token.rs"]
+mod token;
 
-use aws_lc_rs::hmac;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Parser;
 use load::Seen;
 use process::{PROXY_CORE, Running};
@@ -33,13 +34,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use token::{SECRET, token};
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T> = Result<T, Fault>;
 
 const CONNECTIONS: u32 = 64;
 const USERS: usize = 64;
-const SECRET: &str = "a secret of a benchmark, of more than thirty-two bytes";
 /// What may be added, in microseconds: to the CPU of a request, and to the 99th of a hundred.
 const CPU_BAR: f64 = 8.0;
 const P99_BAR: f64 = 300.0;
@@ -196,20 +197,6 @@ routes:
     )
 }
 
-/// HS256, for longer than any run.
-fn token(nth: usize) -> String {
-    let claims = format!(r#"{{"sub":"user-{nth}","aud":"bench","exp":4102444800}}"#);
-    let text = |json: &str| URL_SAFE_NO_PAD.encode(json);
-    let message = format!(
-        "{}.{}",
-        text(r#"{"alg":"HS256","typ":"JWT"}"#),
-        text(&claims)
-    );
-    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
-    let signature = hmac::sign(&key, message.as_bytes());
-    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
-}
-
 /// Each request of the next user. All routes are sent the same, so that the load costs the same.
 fn users_script(tokens: &[String], rest_ms: u32) -> String {
     let mut text = "local ready, at = {}, 0\ninit = function()\n".to_owned();
@@ -253,10 +240,7 @@ fn paced(
 }
 
 /// Microseconds of each answer.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a thread of its own, which may sleep"
-)]
+#[expect(clippy::disallowed_methods, reason = "each connection has a thread")]
 fn ask_steadily(
     port: u16,
     request: &str,

@@ -1,6 +1,8 @@
 //! The jobs: what is asked of each subject, and which numbers come of it.
 
-use crate::call::{self, Streamed, Times};
+use crate::call::{self, Times};
+use crate::marks::Streamed;
+use crate::percentile::milliseconds;
 use crate::process::Running;
 use crate::subject::{Ask, Started, Subject, World};
 use crate::table::Number;
@@ -133,10 +135,7 @@ fn resident(started: &Started) -> Option<f64> {
     started.running.as_ref().map(Running::resident_kib)
 }
 
-/// So many of a thousand took less, in milliseconds; `times` are microseconds.
-pub fn share(times: &mut [u32], of_thousand: usize) -> Outcome<f64> {
-    times.sort_unstable();
-    let at = times.len() * of_thousand / 1_000;
-    let time = times.get(at.min(times.len().saturating_sub(1)));
-    Ok(f64::from(*time.ok_or("nothing was answered")?) / 1_000.0)
+/// So many of a thousand took no longer, in milliseconds; `times` are microseconds.
+fn share(times: &mut [u32], of_thousand: usize) -> Outcome<f64> {
+    Ok(milliseconds(times, of_thousand).ok_or("nothing was answered")?)
 }

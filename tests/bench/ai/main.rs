@@ -7,21 +7,25 @@
     reason = "a report; and parts of others that do more than is needed here"
 )]
 
-#[path = "../compare/backend.rs"]
+#[path = "../shared/backend.rs"]
 mod backend;
-#[path = "../compare/bare.rs"]
+#[path = "../shared/bare.rs"]
 mod bare;
 mod call;
 mod job;
-mod peak;
-mod plot;
-#[path = "../compare/process.rs"]
+#[path = "../shared/marks.rs"]
+mod marks;
+#[path = "../shared/percentile.rs"]
+mod percentile;
+#[path = "../shared/process.rs"]
 mod process;
+#[path = "../shared/provider.rs"]
 mod provider;
 #[path = "../../it/harness/redis.rs"]
 mod redis;
 mod subject;
 mod table;
+#[path = "../shared/wire.rs"]
 mod wire;
 
 use clap::Parser;
@@ -29,7 +33,6 @@ use job::Job;
 use std::path::PathBuf;
 use std::time::Duration;
 use subject::{Subject, World};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// A reason in plain words why something could not be measured.
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -78,26 +81,7 @@ fn main() -> Outcome<()> {
         Some("bare") => bare::run(&arguments[1..]),
         Some("backend") => backend::run(&arguments[1..]),
         Some("provider") => provider::run(&arguments[1..]),
-        Some("load") => here(peak::run(peak::Options::parse_from(arguments))),
-        _ => here(compare(Options::parse())),
-    }
-}
-
-fn here(work: impl Future<Output = Outcome<()>>) -> Outcome<()> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(until_told_to_stop(work))
-}
-
-/// Dropping the work kills every process it started and removes its directory.
-async fn until_told_to_stop(work: impl Future<Output = Outcome<()>>) -> Outcome<()> {
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    let mut terminated = signal(SignalKind::terminate())?;
-    tokio::select! {
-        done = work => done,
-        _ = interrupted.recv() => Err("interrupted".into()),
-        _ = terminated.recv() => Err("terminated".into()),
+        _ => process::run_alone(compare(Options::parse())),
     }
 }
 

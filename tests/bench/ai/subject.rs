@@ -1,9 +1,8 @@
 //! What stands between caller and provider: nothing, a plain proxy, or a gateway; each told to do the same.
 
-use crate::call;
 use crate::process::{PROXY_CORE, Running, find};
 use crate::redis::RedisServer;
-use crate::wire::Connection;
+use crate::wire::{self, Connection};
 use crate::{Fault, Outcome};
 use std::fmt;
 use std::fs;
@@ -67,8 +66,8 @@ pub enum Ask {
 
 /// What all subjects share; gone at the end, with everything that it started.
 pub struct World {
-    pub folder: TempDir,
-    pub redis: RedisServer,
+    folder: TempDir,
+    redis: RedisServer,
     onemind: PathBuf,
     /// Where gateways from package registries are installed.
     gateways: PathBuf,
@@ -111,7 +110,7 @@ impl World {
         })
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -139,18 +138,6 @@ impl World {
             }
         }
         Ok(started)
-    }
-
-    /// Starts the gateway with a configuration of the caller's.
-    pub async fn start_onemind(&self, yaml: &str, port: u16) -> Outcome<Running> {
-        let file = self.path("onemind.yaml");
-        fs::write(&file, yaml)?;
-        let arguments = ["run", "-c", &file.display().to_string()].map(str::to_owned);
-        let log = self.log(Subject::Onemind);
-        let mut running = Running::start(PROXY_CORE, &self.onemind, &arguments, &log)?;
-        let accepts = running.accepts(port).await;
-        accepts.map_err(|fault| self.with_log(&fault, Subject::Onemind))?;
-        Ok(running)
     }
 
     fn log(&self, subject: Subject) -> PathBuf {
@@ -287,7 +274,7 @@ impl Started {
             r#"{{"model":"{model}","messages":[{{"role":"system","content":"Answer in few words."}},{{"role":"user","content":"{words}"}}],"max_tokens":300{stream}}}"#
         );
         let (path, headers) = self.manner(ask, provider);
-        call::request(path, &headers, &body)
+        wire::request(path, &headers, &body)
     }
 
     fn manner(&self, ask: Ask, provider: u16) -> (&'static str, String) {
@@ -356,6 +343,6 @@ fn installed(file: &Path) -> Outcome<String> {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> Outcome<u16> {
+fn free_port() -> Outcome<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -1,5 +1,6 @@
 //! The load tools of Debian, and what their output means.
 
+use crate::percentile;
 use crate::process::output;
 use crate::{Fault, Outcome};
 use std::path::Path;
@@ -109,12 +110,10 @@ fn read_h2load(said: &str, log: &str) -> Outcome<Seen> {
 impl Seen {
     /// From the time of each exchange in microseconds.
     pub fn of(mut times: Vec<u32>) -> Outcome<Self> {
-        times.sort_unstable();
-        let at = |percent: usize| -> Option<f64> {
-            let index = (times.len() * percent / 100).min(times.len().checked_sub(1)?);
-            Some(f64::from(times[index]) / 1_000.0)
-        };
-        let (Some(p50), Some(p99)) = (at(50), at(99)) else {
+        let (Some(p50), Some(p99)) = (
+            percentile::milliseconds(&mut times, 500),
+            percentile::milliseconds(&mut times, 990),
+        ) else {
             return Err(Fault::from("no exchange was finished"));
         };
         Ok(Self {

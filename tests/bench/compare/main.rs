@@ -5,11 +5,16 @@
     reason = "a benchmark speaks to the person who started it"
 )]
 
+#[path = "../shared/backend.rs"]
 mod backend;
+#[path = "../shared/bare.rs"]
 mod bare;
 mod client;
 mod job;
 mod load;
+#[path = "../shared/percentile.rs"]
+mod percentile;
+#[path = "../shared/process.rs"]
 mod process;
 mod product;
 mod table;
@@ -19,7 +24,6 @@ use job::Job;
 use product::{Product, World};
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// A reason in plain words why something could not be measured.
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -61,21 +65,7 @@ fn main() -> Outcome<()> {
     match arguments.first().map(String::as_str) {
         Some("bare") => bare::run(&arguments[1..]),
         Some("backend") => backend::run(&arguments[1..]),
-        _ => tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?
-            .block_on(until_told_to_stop(compare(Options::parse()))),
-    }
-}
-
-/// Dropping the work kills every process it started and removes its directory.
-async fn until_told_to_stop(work: impl Future<Output = Outcome<()>>) -> Outcome<()> {
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    let mut terminated = signal(SignalKind::terminate())?;
-    tokio::select! {
-        done = work => done,
-        _ = interrupted.recv() => Err("interrupted".into()),
-        _ = terminated.recv() => Err("terminated".into()),
+        _ => process::run_alone(compare(Options::parse())),
     }
 }
 

@@ -1,7 +1,9 @@
-//! The backend for what nginx cannot answer alone: web sockets that echo, and uploads that are read and counted.
+//! The backend for what nginx cannot answer alone: web sockets that echo, uploads that are read and counted,
+//! pages that take a moment.
 
 use crate::Outcome;
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -9,6 +11,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 const HEAD_MAX: usize = 16 * 1024;
 /// Frames of the benchmark have a payload below 126 bytes and a mask.
 const FRAME_HEAD: usize = 6;
+/// What an application answers to `/page…`, and how long it takes for that.
+const PAGE_BYTES: usize = 4 * 1024;
+const PAGE_AFTER: Duration = Duration::from_millis(5);
 
 pub fn run(arguments: &[String]) -> Outcome<()> {
     let port: u16 = arguments.first().ok_or("backend PORT")?.parse()?;
@@ -31,6 +36,10 @@ pub fn run(arguments: &[String]) -> Outcome<()> {
 
 async fn serve(mut caller: TcpStream) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(64 * 1024);
+    let page = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {PAGE_BYTES}\r\n\r\n{}",
+        "x".repeat(PAGE_BYTES)
+    );
     loop {
         let Some(end) = read_head(&mut caller, &mut buffer).await? else {
             return Ok(());
@@ -48,6 +57,11 @@ async fn serve(mut caller: TcpStream) -> io::Result<()> {
         }
         let length = header(&head, "content-length").and_then(|value| value.parse().ok());
         skip_body(&mut caller, &mut buffer, length.unwrap_or(0)).await?;
+        if head.starts_with("GET /page") {
+            tokio::time::sleep(PAGE_AFTER).await;
+            caller.write_all(page.as_bytes()).await?;
+            continue;
+        }
         caller
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             .await?;

@@ -9,6 +9,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The core that belongs to the proxy under test.
@@ -141,6 +142,25 @@ impl Running {
     pub async fn stop(mut self) {
         let _ = timeout(EXIT_DEADLINE, self.child.kill()).await;
     }
+}
+
+/// Runs a benchmark on this thread until it ends or is told to. Dropping it kills every process that it started and
+/// removes its directory.
+pub fn run_alone<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut left_alone = signal(SignalKind::hangup())?;
+        tokio::select! {
+            done = work => done,
+            _ = interrupted.recv() => Err("interrupted".into()),
+            _ = terminated.recv() => Err("terminated".into()),
+            _ = left_alone.recv() => Err("the terminal is gone".into()),
+        }
+    })
 }
 
 fn family(pid: u32) -> Vec<u32> {

@@ -3,9 +3,10 @@
 use crate::Outcome;
 use memchr::memmem;
 use std::io;
+use std::net::Ipv4Addr;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const HEAD_MAX: usize = 16 * 1024;
 const READ_BYTES: usize = 8 * 1024;
@@ -33,6 +34,15 @@ enum Body {
     Chunked(usize, bool),
 }
 
+/// A request, ready to be sent.
+pub fn request(path: &str, headers: &str, body: &str) -> Vec<u8> {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
 /// Microseconds since 1970: what two processes agree on.
 pub fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -50,6 +60,19 @@ impl Connection {
 
     pub async fn open(port: u16) -> io::Result<Self> {
         Self::of(TcpStream::connect(("127.0.0.1", port)).await?)
+    }
+
+    /// The same from this address of ours: callers are told apart by theirs.
+    pub async fn open_from(from: Ipv4Addr, port: u16) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        Self::of(socket.connect(([127, 0, 0, 1], port).into()).await?)
+    }
+
+    /// Whether the other side still holds it; asked before a kept one is used again.
+    pub fn is_open(&self) -> bool {
+        let read = self.stream.try_read(&mut [0; 1]);
+        read.is_err_and(|fault| fault.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends a request and hands over the body of its answer as it comes.
