@@ -141,13 +141,19 @@ impl<T> Default for Rows<T> {
     }
 }
 
-impl<T> FromIterator<T> for Rows<T> {
-    fn from_iter<I: IntoIterator<Item = T>>(all: I) -> Self {
+impl<T> Rows<T> {
+    pub fn first(most: usize, all: impl IntoIterator<Item = T>) -> Self {
         let mut all = all.into_iter();
         Self {
-            rows: all.by_ref().take(ROWS_MAX).collect(),
+            rows: all.by_ref().take(most).collect(),
             left_out: all.count(),
         }
+    }
+}
+
+impl<T> FromIterator<T> for Rows<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(all: I) -> Self {
+        Self::first(ROWS_MAX, all)
     }
 }
 
@@ -171,6 +177,8 @@ mod tests {
     fn a_long_list_is_cut_and_says_so() {
         let rows: Rows<usize> = (0..ROWS_MAX + 3).collect();
         assert_eq!((rows.rows.len(), rows.left_out), (ROWS_MAX, 3));
+        let none = Rows::first(0, 0..2);
+        assert_eq!((none.rows.len(), none.left_out), (0, 2));
         let rows: Rows<usize> = (0..ROWS_MAX).collect();
         assert_eq!((rows.rows.len(), rows.left_out), (ROWS_MAX, 0));
     }

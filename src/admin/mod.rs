@@ -12,7 +12,7 @@ mod page;
 pub use connection::serve;
 pub use limits::Caller;
 pub use live::{
-    Endpoint, Limits, Live, Model, Pool, Provider, Route, Rows, Rule, Target, in_short,
+    Endpoint, Limits, Live, Model, Pool, Provider, ROWS_MAX, Route, Rows, Rule, Target, in_short,
 };
 
 use crate::observe::logging::Level;

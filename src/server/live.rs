@@ -1,7 +1,7 @@
 //! What operators are shown live, gathered from the snapshot that serves now.
 
 use super::Server;
-use crate::admin::{self, AdminView, Live, Rows};
+use crate::admin::{self, AdminView, Live, ROWS_MAX, Rows};
 use crate::observe::metrics::Figures;
 use crate::snapshot::{Catalogue, Snapshot, Upstream};
 use crate::stage::ai::breaker::BreakerStatus;
@@ -9,6 +9,9 @@ use crate::stage::upstream::endpoint::Endpoint;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
+
+/// Of all pools together: who looks each second gets no book.
+const ENDPOINTS_MAX: usize = 1000;
 
 impl Server {
     pub(super) fn gather_live(&self, now: Instant) -> Live {
@@ -33,11 +36,7 @@ impl Server {
             config_ok,
             limits: limits(&snapshot),
             routes: routes(&snapshot, &mut figures),
-            pools: snapshot
-                .upstreams
-                .iter()
-                .map(|(name, upstream)| pool(name, upstream, now))
-                .collect(),
+            pools: pools(&snapshot, now),
             providers: providers(&snapshot.catalogue, now),
             models: models(&mut figures),
             targets: targets(&snapshot.catalogue, now),
@@ -76,16 +75,25 @@ fn routes(snapshot: &Snapshot, figures: &mut Figures) -> Rows<admin::Route> {
     configured.into_iter().chain(others).collect()
 }
 
-fn pool(name: &str, upstream: &Upstream, now: Instant) -> admin::Pool {
+fn pools(snapshot: &Snapshot, now: Instant) -> Rows<admin::Pool> {
+    let mut left = ENDPOINTS_MAX;
+    let pools = snapshot.upstreams.iter().map(|(name, upstream)| {
+        let pool = pool((name, upstream), left, now);
+        left -= pool.endpoints.rows.len();
+        pool
+    });
+    pools.collect()
+}
+
+/// With so many of its endpoints at most.
+fn pool((name, upstream): (&str, &Upstream), most: usize, now: Instant) -> admin::Pool {
     let members = upstream.pool.members();
+    let endpoints = members.iter().map(|member| endpoint(upstream, member, now));
     admin::Pool {
         name: name.to_owned(),
         eligible: upstream.pool.eligible(now),
         waiting: upstream.pool.waiting(),
-        endpoints: members
-            .iter()
-            .map(|member| endpoint(upstream, member, now))
-            .collect(),
+        endpoints: Rows::first(most.min(ROWS_MAX), endpoints),
     }
 }
 

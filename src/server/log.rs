@@ -31,10 +31,18 @@ impl LogLevel {
             before.abort();
         }
         let over = period.map(|period| Instant::now() + period);
-        control.set_level(level, period);
-        // Told at the level of warnings, so that most of those who read only these know why they see more.
         let for_s = period.map(|period| period.as_secs_f64());
-        tracing::warn!(shows = word, for_s, "an operator has set the log level");
+        // Told at the level of warnings, so that most of those who read only these know why they see more; and
+        // before, by a log that may fall silent with it.
+        let tell = || tracing::warn!(shows = word, for_s, "an operator has set the log level");
+        let is_heard = tracing::enabled!(tracing::Level::WARN);
+        if is_heard {
+            tell();
+        }
+        control.set_level(level, period);
+        if !is_heard {
+            tell();
+        }
         *back = over.map(|over| {
             let task = tokio::spawn(async move {
                 // The log's own clock may be a moment behind.

@@ -339,7 +339,11 @@ impl From<io::Error> for StartError {
 
 fn gateway(snapshot: Snapshot, metrics: &Arc<Metrics>) -> io::Result<Gateway> {
     let target = Target::from(&snapshot.config.server.access_log);
-    let access_log = AccessLog::open(&target, metrics)?;
+    let unopened = |error: io::Error| {
+        let what = "cannot open the access log (`server.access_log`)";
+        io::Error::new(error.kind(), format!("{what}: {error}"))
+    };
+    let access_log = AccessLog::open(&target, metrics).map_err(unopened)?;
     let reporter = Reporter {
         no_route: metrics.route(NO_ROUTE),
         access_log: ArcSwap::from_pointee(access_log),

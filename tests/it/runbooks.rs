@@ -392,5 +392,5 @@ async fn a_log_that_nobody_can_write() {
         .fires(name, async || ask(&gateway, 2).await)
         .await;
     let dropped = "onemind_access_log_lines_total{result=\"dropped\"} ";
-    tells(name, &gateway, &[dropped, "access_log: /dev/full"]).await;
+    tells(name, &gateway, &[dropped, "\"to\":\"/dev/full\""]).await;
 }

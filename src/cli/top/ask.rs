@@ -10,6 +10,8 @@ use tokio::time::timeout;
 const TIME_MAX: Duration = Duration::from_secs(2);
 /// Two hundred rows of each list, with long names, have less.
 const BYTES_MAX: u64 = 8 << 20;
+/// Of what a stranger says, as much as fits a line.
+const LINE_BYTES_MAX: usize = 200;
 
 /// Why not, in words for a line of the screen.
 pub async fn ask(place: &str) -> Result<Live, String> {
@@ -33,7 +35,7 @@ fn read(answer: &[u8]) -> Result<Live, String> {
     let (head, body) = (&answer[..end], &answer[end + 4..]);
     if !head.starts_with(b"HTTP/1.1 200") {
         let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-        let line = String::from_utf8_lossy(line);
+        let line = String::from_utf8_lossy(&line[..line.len().min(LINE_BYTES_MAX)]);
         return Err(format!("is that the admin listener? it says `{line}`"));
     }
     serde_json::from_slice(body).map_err(|error| format!("cannot be understood: {error}"))

@@ -98,7 +98,11 @@ async fn once(place: &str) -> ExitCode {
         }
         match ask(place).await {
             Ok(live) => history.push(live),
-            Err(why) => return complain(&format!("{place}: {why}\n")),
+            Err(why) => {
+                // It may be what a stranger has answered.
+                let why = paint::safe(&why, unicode());
+                return complain(&format!("{place}: {why}\n"));
+            }
         }
     }
     let columns = variable("COLUMNS").and_then(|columns| columns.parse().ok());

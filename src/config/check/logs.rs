@@ -4,6 +4,7 @@ use super::Report;
 use crate::base::fault::KeyPath;
 use crate::observe::logging::Level;
 use crate::observe::settings::{AccessLogSettings, LogSettings, RotateSettings, SyslogSettings};
+use std::path::Path;
 
 /// A file of less would be renamed all the time.
 const ROTATE_BYTES_MIN: u64 = 4096;
@@ -30,6 +31,12 @@ fn access(at: &KeyPath, log: &AccessLogSettings, report: &mut Report<'_>) {
         at.clone(),
         "`access_log` is empty",
         "write `stdout`, `off`, `syslog` or the path of a file",
+    );
+    report.must(
+        !log.is_file() || !Path::new(&log.to).is_dir(),
+        at.clone(),
+        format!("`{}` is a folder", log.to),
+        "write the path of a file in it",
     );
     if let Some(rotate) = &log.rotate {
         let at = at.key("rotate");

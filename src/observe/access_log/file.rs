@@ -42,10 +42,16 @@ impl FileOutput {
     }
 
     pub fn open(path: &Path, rotate: Option<RotateSettings>) -> io::Result<Self> {
+        let file = open(path)?;
+        let path = match rotate {
+            // The files beside it belong where a link leads, not where it lies.
+            Some(_) => fs::canonicalize(path)?,
+            None => path.to_owned(),
+        };
         Ok(Self {
-            path: Some(path.to_owned()),
+            path: Some(path),
             rotate,
-            file: open(path)?,
+            file,
             torn: false,
         })
     }
@@ -280,6 +286,20 @@ mod tests {
             .map(|pair| pair.map(|nth| line(nth, 9)).concat())
             .to_vec();
         assert_eq!(all_files(&path, 9), expected, "1 and 2 are gone");
+    }
+
+    #[test]
+    fn files_are_shifted_where_a_link_leads_and_the_link_stays() {
+        let (here, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (link, path) = (here.path().join("log"), there.path().join("log"));
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let mut output = rotating(&link, 10, 5);
+        for nth in 0..3 {
+            output.write(line(nth, 9).as_bytes());
+        }
+        assert_eq!(all_files(&path, 5).len(), 3);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(here.path()).unwrap().count(), 1);
     }
 
     #[test]

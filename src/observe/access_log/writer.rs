@@ -187,7 +187,7 @@ impl Drain {
             if self.shared.reopen.swap(false, Ordering::AcqRel)
                 && let Err(why) = self.output.reopen()
             {
-                self.report("cannot reopen the access log; the old file stays", 0, &why);
+                self.report("cannot reopen the access log; the old file stays", &why);
             }
             self.write_all();
         }
@@ -271,21 +271,22 @@ impl Drain {
         }
         self.shared.counters.dropped.inc_by(lost);
         match trouble {
-            Some(why) => self.report("cannot write the access log", lost, &why),
+            Some(why) => self.report("cannot write the access log", &why),
             None => self.recovered(),
         }
     }
 
-    fn report(&mut self, what: &str, lost: u64, why: &io::Error) {
+    fn report(&mut self, what: &str, why: &io::Error) {
         *lock(&self.shared.trouble) = Some(why.to_string());
-        if let Some(lines) = self.trouble.due(lost, Instant::now()) {
+        let dropped = self.shared.counters.dropped.get();
+        if let Some(lines) = self.trouble.due(dropped, Instant::now()) {
             error!(lost = lines, %why, "{what}");
         }
     }
 
     fn recovered(&mut self) {
         if lock(&self.shared.trouble).take().is_some()
-            && let Some(lines) = self.trouble.over()
+            && let Some(lines) = self.trouble.over(self.shared.counters.dropped.get())
         {
             info!(lost = lines, "the access log is written again");
         }
@@ -296,27 +297,32 @@ impl Drain {
 #[derive(Debug, Default)]
 struct Trouble {
     reported: Option<Instant>,
-    lost: u64,
+    /// Of all lines lost so far, those that a report was about.
+    counted: u64,
     /// The last report was of trouble.
     told: bool,
 }
 
 impl Trouble {
-    /// The lines lost since the last report, if it is time for the next.
-    fn due(&mut self, lost: u64, now: Instant) -> Option<u64> {
-        self.lost += lost;
+    /// The lines lost since the last report, if it is time for the next. `dropped`: all lines lost so far, be it
+    /// here or because the buffer was full.
+    fn due(&mut self, dropped: u64, now: Instant) -> Option<u64> {
         let waits = |at: Instant| now.saturating_duration_since(at) < REPORT_EVERY;
         if self.reported.is_some_and(waits) {
             return None;
         }
         self.reported = Some(now);
         self.told = true;
-        Some(std::mem::take(&mut self.lost))
+        Some(self.since(dropped))
     }
 
     /// The lines lost since the last report, if that was of trouble: so who comes and goes is not told each time.
-    fn over(&mut self) -> Option<u64> {
-        std::mem::take(&mut self.told).then(|| std::mem::take(&mut self.lost))
+    fn over(&mut self, dropped: u64) -> Option<u64> {
+        std::mem::take(&mut self.told).then(|| self.since(dropped))
+    }
+
+    fn since(&mut self, dropped: u64) -> u64 {
+        dropped.saturating_sub(std::mem::replace(&mut self.counted, dropped))
     }
 }
 
@@ -360,19 +366,19 @@ mod tests {
     fn trouble_is_reported_once_a_minute_with_all_that_was_lost() {
         let start = Instant::now();
         let mut trouble = Trouble::default();
-        for (second, lost, expected) in [
+        for (second, dropped, expected) in [
             (0, 3, Some(3)),
-            (1, 4, None),
-            (59, 5, None),
-            (60, 1, Some(10)),
-            (121, 0, Some(0)),
+            (1, 7, None),
+            (59, 12, None),
+            (60, 13, Some(10)),
+            (121, 13, Some(0)),
         ] {
             let now = start + Duration::from_secs(second);
-            assert_eq!(trouble.due(lost, now), expected, "{second}");
+            assert_eq!(trouble.due(dropped, now), expected, "{second}");
         }
         let soon = start + Duration::from_secs(122);
-        assert_eq!(trouble.due(2, soon), None);
-        assert_eq!((trouble.over(), trouble.over()), (Some(2), None));
+        assert_eq!(trouble.due(15, soon), None);
+        assert_eq!((trouble.over(15), trouble.over(15)), (Some(2), None));
     }
 
     #[test]
